@@ -1,0 +1,1 @@
+"""A dynamic scene as rigged Gaussians: motion, captures, fitting, edits, cues and files."""

@@ -1,0 +1,1 @@
+"""One module a command of the `scene4d` command line."""
