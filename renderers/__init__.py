@@ -17,6 +17,6 @@ Conventions, stated here once and used everywhere in this repository:
 """
 
 from renderers.rasterization import BACKENDS, rasterize
-from renderers.types import Cameras, Gaussians, RasterOptions, Rendering, Screen
+from renderers.data import Cameras, Gaussians, RasterOptions, Rendering, Screen
 
 __all__ = ["BACKENDS", "Cameras", "Gaussians", "RasterOptions", "Rendering", "Screen", "rasterize"]

@@ -1,0 +1,121 @@
+"""The C++ library behind ctypes: which variant this CPU runs, its argument structs (csrc/api.h), its functions."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from renderers import build
+
+REQUIRED_FLAGS = {  # of /proc/cpuinfo; the psABI levels
+    "x86-64-v3": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"},
+    "x86-64-v2": {"sse4_2", "ssse3", "popcnt", "cx16"},
+    "arm64": set[str](),
+}
+REAL_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+
+
+def _struct(name: str, doubles: str, integers: str, pointers: str, order: tuple[str, ...]) -> type[ctypes.Structure]:
+    kinds = {"d": (doubles, ctypes.c_double), "i": (integers, ctypes.c_int64), "p": (pointers, ctypes.c_void_p)}
+    fields = [(field, kinds[kind][1]) for kind in order for field in kinds[kind][0].split()]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+ProjectArgs = _struct(
+    "ProjectArgs",
+    "near_plane far_plane eps2d",
+    "N C S width height antialiased threads",
+    "means quats log_scales logit_opacities sh world_to_cam K "
+    "means2d whitening depths opacities rgb radii "
+    "v_means2d v_whitening v_depths v_opacities v_rgb "
+    "v_means v_quats v_log_scales v_logit_opacities v_sh v_world_to_cam",
+    ("i", "d", "p"),
+)
+CompositeArgs = _struct(
+    "CompositeArgs",
+    "max_alpha",
+    "N F width height threads absgrad want_median want_top",
+    "means2d whitening depths opacities colors features radii background "
+    "image alpha depth features_out median_depth top_weight weight_sum top_id "
+    "v_image v_alpha v_depth v_features_out "
+    "v_means2d v_whitening v_depths v_opacities v_colors v_features v_background v_abs",
+    ("i", "d", "p"),
+)
+
+
+def cpu_flags() -> set[str]:
+    """Feature flags of this CPU as Linux names them; empty where there is no /proc/cpuinfo."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((set(line.split(":")[1].split()) for line in lines if line.startswith(("flags", "Features"))), set())
+
+
+def choose_variant() -> str:
+    """The best variant that this CPU runs; SCENE4D_CPU_VARIANT overrides. Raises RuntimeError if there is none."""
+    known, flags = build.variants(), cpu_flags()
+    chosen = os.environ.get("SCENE4D_CPU_VARIANT")
+    if chosen is not None and chosen not in known:
+        raise RuntimeError(f"SCENE4D_CPU_VARIANT must be one of {', '.join(known)}, got {chosen!r}")
+    for name in [chosen] if chosen else known:
+        if REQUIRED_FLAGS[name] <= flags:
+            return name
+    raise RuntimeError(f"this CPU lacks {sorted(REQUIRED_FLAGS[chosen or list(known)[-1]] - flags)} for the cpu backend")
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """The library, loaded once. Raises RuntimeError saying how to build it if it is not there."""
+    path = build.library_path(choose_variant())
+    if not path.exists():
+        raise RuntimeError(f"the cpu backend is not built for these sources: run `python {build.__file__}`")
+    library = ctypes.CDLL(str(path))
+    library.s4_live_views.restype = ctypes.c_int64
+    for suffix in REAL_SUFFIX.values():
+        _declare(library, suffix)
+    return library
+
+
+def _declare(library: ctypes.CDLL, suffix: str) -> None:
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    signatures = {
+        "project": (size, [ctypes.POINTER(ProjectArgs)]),
+        "project_backward": (None, [ctypes.POINTER(ProjectArgs)]),
+        "composite": (pointer, [ctypes.POINTER(CompositeArgs), size, ctypes.POINTER(size)]),
+        "composite_backward": (None, [pointer, ctypes.POINTER(CompositeArgs)]),
+        "free": (None, [pointer]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, f"s4_{name}_{suffix}")
+        function.restype, function.argtypes = result, arguments
+
+
+def function(name: str, dtype: torch.dtype) -> ctypes._CFuncPtr:
+    """The exported function `s4_<name>` for float32 or float64."""
+    return getattr(load(), f"s4_{name}_{REAL_SUFFIX[dtype]}")
+
+
+def fill(args: ctypes.Structure, **values: Tensor | float | None) -> ctypes.Structure:
+    """Set fields; a tensor gives its address and must stay alive and contiguous during the call."""
+    for name, value in values.items():
+        setattr(args, name, value.data_ptr() if isinstance(value, Tensor) else value)
+    return args
+
+
+def describe() -> dict[str, str | int | list[str]]:
+    """What runs here: variant, path of the library, CPU features that matter, threads. Raises RuntimeError if none."""
+    variant = choose_variant()
+    load()
+    relevant = set().union(*REQUIRED_FLAGS.values()) | {"avx512f", "asimd"}
+    return {
+        "variant": variant,
+        "path": str(build.library_path(variant)),
+        "machine": platform.machine(),
+        "features": sorted(cpu_flags() & relevant),
+        "threads": torch.get_num_threads(),
+    }
