@@ -29,6 +29,12 @@ def test_motion_repeats_after_one_period_and_not_before(surfaces: list[demo.Surf
     assert not moved[:ground].any() and moved[ground:].float().mean() > 0.9
 
 
+def test_poses_are_rigid() -> None:
+    for pose in demo.poses_at(0.37):
+        torch.testing.assert_close(pose.rotation @ pose.rotation.T, torch.eye(3))
+        torch.testing.assert_close(torch.linalg.det(pose.rotation), torch.tensor(1.0))
+
+
 def test_no_object_sinks_into_the_ground(surfaces: list[demo.Surface]) -> None:
     ground = len(surfaces[0].points)
     for phase in np.linspace(0, 1, 24):
