@@ -36,7 +36,7 @@ check: .venv/installed-check
 setup: library
 
 library: .venv/installed-test
-	@$(PY) -P renderers/build.py
+	@$(PY) -P renderers/build.py >/dev/null  # does nothing where the sources have not changed
 
 .venv/installed-check: .venv/installed-test  # pyright looks into the packages that the tests use
 

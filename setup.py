@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
@@ -27,15 +27,16 @@ class BuildPyWithLibrary(build_py):
         super().run()
 
 
+class PlatformDistribution(Distribution):
+    def has_ext_modules(self) -> bool:  # makes setuptools treat the wheel as made for one platform
+        return True
+
+
 class PlatformWheel(bdist_wheel):
     """Any Python 3, one platform: the library is loaded by ctypes and knows no Python."""
-
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.root_is_pure = False
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]
 
 
-setup(cmdclass={"build_py": BuildPyWithLibrary, "bdist_wheel": PlatformWheel})
+setup(distclass=PlatformDistribution, cmdclass={"build_py": BuildPyWithLibrary, "bdist_wheel": PlatformWheel})

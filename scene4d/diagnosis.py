@@ -96,17 +96,16 @@ def processor_name() -> str:
 
 
 def examine_compiler() -> Finding:
-    """The C++ compiler that the backend is built with; only needed to build it."""
-    for command in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        path = shutil.which(command) if command else None
-        if path is None:
-            continue
-        run = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-        if run.returncode == 0:
-            return Finding("compiler", True, f"{path}: {run.stdout.splitlines()[0]}")
-    return Finding(
-        "compiler", False, why="none of $CXX, c++, g++, clang++ found", fix="apt-get install g++, or set CXX"
-    )
+    """The C++ compiler that `renderers/build.py` takes; needed only to build."""
+    command = os.environ.get("CXX", "g++")
+    fix = "apt-get install g++, or set CXX to another compiler"
+    path = shutil.which(command)
+    if path is None:
+        return Finding("compiler", False, why=f"{command} not found", fix=fix)
+    run = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        return Finding("compiler", False, path, f"`{path} --version` ends with code {run.returncode}", fix)
+    return Finding("compiler", True, f"{path}: {run.stdout.splitlines()[0]}")
 
 
 def examine_cpu_library() -> tuple[Finding, dict[str, object]]:

@@ -23,13 +23,6 @@ find_python() {
     fail "no Python >= 3.11 found; install one, or name it: make PYTHON=/path/to/python3"
 }
 
-has_compiler() {
-    for compiler in "${CXX:-}" c++ g++ clang++; do
-        if [ -n "$compiler" ] && command -v "$compiler" >/dev/null; then return; fi
-    done
-    return 1
-}
-
 # An interrupted `venv` leaves a python without pip.
 if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     find_python
@@ -37,5 +30,6 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         fail "$PYTHON has no venv module; on Debian or Ubuntu: apt-get install python3-venv"
     "$PYTHON" -m venv --clear .venv
 fi
-has_compiler || fail "no C++ compiler found; on Debian or Ubuntu: apt-get install g++ (or set CXX)"
+command -v "${CXX:-g++}" >/dev/null ||
+    fail "no C++ compiler ${CXX:-g++} found; on Debian or Ubuntu: apt-get install g++ (or set CXX to another)"
 .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$extra]"

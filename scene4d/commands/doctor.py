@@ -83,7 +83,9 @@ def table(title: str, findings: list[dict[str, Any]]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    rows = Table("", "", "", title=title, title_justify="left", show_header=False)
+    rows = Table(title=title, title_justify="left", show_header=False)
+    for _ in range(3):
+        rows.add_column(overflow="fold")  # a path that is cut short helps nobody
     for found in findings:
         state = "[green]yes[/green]" if found["available"] else "[yellow]no[/yellow]"
         used_for = f"used for: {found['used_for']}" if found["used_for"] else ""

@@ -127,12 +127,13 @@ def test_missing_system_library_of_an_installed_package_is_named(
     assert not found.available and "libno-such-thing.so.1" in found.why and "libc" not in found.why
 
 
-def test_compiler_named_by_cxx_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiler_is_the_one_named_by_cxx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = tmp_path / "my-c++"
     compiler.write_text("#!/bin/sh\necho my compiler 7.0\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     assert diagnosis.examine_compiler().detail == f"{compiler}: my compiler 7.0"
-    monkeypatch.setenv("CXX", "")
-    monkeypatch.setenv("PATH", "")
-    assert not diagnosis.examine_compiler().available
+    compiler.write_text("#!/bin/sh\nexit 3\n")
+    assert "code 3" in diagnosis.examine_compiler().why
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no-such-compiler" in diagnosis.examine_compiler().why

@@ -70,7 +70,7 @@ def test_video_and_contact_sheet_show_the_rendered_frames(
     assert str(video) in (printed := capsys.readouterr().out) and str(sheet) in printed
     with av.open(str(video)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    rendered = [demo.over_sky(demo.render_frame(surfaces, index / 3, config)) for index in range(3)]
+    rendered = [demo.over_sky(demo.render_frame(surfaces, index / 3, config)[0]) for index in range(3)]
     assert len(frames) == 3
     for frame, image in zip(frames, rendered, strict=True):
         error = (frame.astype(float) - image).std()  # coding at crf 16 and halved chroma; other frames differ by > 25
