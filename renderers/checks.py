@@ -28,6 +28,8 @@ def check_inputs(
     if not isinstance(means, Tensor) or means.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"means must be a float32 or float64 tensor, got {_what(means)}")
     N, C = _rows(means, "means"), _rows(cameras.world_to_cam, "world_to_cam")
+    if C == 0:
+        raise ValueError("world_to_cam must hold at least one camera, got shape [0, ...]")
     _check_gaussians(gaussians, N)
     _check_cameras(cameras, C, like=means)
     if features is not None:
@@ -93,7 +95,7 @@ def _check_cameras(cameras: Cameras, C: int, like: Tensor) -> None:
     check_finite(cameras.K, "K")
     pose, K = cameras.world_to_cam.detach().cpu().double(), cameras.K.detach().cpu().double()
     R = pose[:, :3, :3]
-    error = (R @ R.mT - torch.eye(3, dtype=torch.float64)).abs().amax((1, 2)) if C else torch.zeros(0)
+    error = (R @ R.mT - torch.eye(3, dtype=torch.float64)).abs().amax((1, 2))
     bottom = (pose[:, 3] - torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)).abs().amax(1)
     for c in range(C):
         if error[c] > ROTATION_TOLERANCE or bottom[c] > ROTATION_TOLERANCE:

@@ -18,6 +18,7 @@ REQUIRED_FLAGS = {  # of /proc/cpuinfo; the psABI levels
     "x86-64-v2": {"sse4_2", "ssse3", "popcnt", "cx16"},
     "arm64": set[str](),
 }
+ROW = 8  # numbers per Gaussian and camera between projection and blending: enum Row of csrc/api.h
 REAL_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 
 
@@ -31,20 +32,20 @@ ProjectArgs = _struct(
     "ProjectArgs",
     "near_plane far_plane eps2d",
     "N C S width height antialiased threads",
-    "means quats log_scales logit_opacities sh world_to_cam K "
-    "means2d whitening depths opacities rgb radii "
-    "v_means2d v_whitening v_depths v_opacities v_rgb "
-    "v_means v_quats v_log_scales v_logit_opacities v_sh v_world_to_cam",
+    "means quats log_scales logit_opacities sh colors world_to_cam K "
+    "means2d rows radii "
+    "v_means2d v_rows "
+    "v_means v_quats v_log_scales v_logit_opacities v_sh v_colors v_world_to_cam",
     ("i", "d", "p"),
 )
 CompositeArgs = _struct(
     "CompositeArgs",
     "max_alpha",
     "N F width height threads absgrad want_median want_top",
-    "means2d whitening depths opacities colors features radii background "
+    "means2d rows features radii background "
     "image alpha depth features_out median_depth top_weight weight_sum top_id "
     "v_image v_alpha v_depth v_features_out "
-    "v_means2d v_whitening v_depths v_opacities v_colors v_features v_background v_abs",
+    "v_means2d v_rows v_features v_background v_abs",
     ("i", "d", "p"),
 )
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 SH_COUNTS = (1, 4, 9, 16)  # degrees 0 to 3
+DEFAULT_MAX_ALPHA = 0.999  # gsplat 1.5.3
 ALPHA_THRESHOLD = 1.0 / 255.0  # a contribution below one 8-bit step is dropped (3DGS, gsplat)
 TRANSMITTANCE_STOP = 1e-4  # the Gaussian that would push T to or below this is dropped, and all behind it
 

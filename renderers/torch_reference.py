@@ -14,6 +14,7 @@ from renderers.checks import check_values
 from renderers.spherical_harmonics import sh_basis
 from renderers.data import (
     ALPHA_THRESHOLD,
+    DEFAULT_MAX_ALPHA,
     TRANSMITTANCE_STOP,
     Cameras,
     Gaussians,
@@ -22,7 +23,6 @@ from renderers.data import (
     Screen,
 )
 
-DEFAULT_MAX_ALPHA = 0.999  # gsplat 1.5.3
 TILE = 16  # pixels; only bounds the memory of the dense [P, V] matrices
 FRUSTUM_MARGIN = 0.3  # of tan(fov/2): how far outside the image the Jacobian's x/z may go (3DGS, gsplat)
 
@@ -109,6 +109,8 @@ def _project(gaussians: Gaussians, cameras: Cameras, c: int, means2d: Tensor, op
     cross = torch.linalg.norm(torch.linalg.cross(V[:, 0], V[:, 1]), dim=-1)  # cross^2 = det(V V^T), no cancellation
     det = cross**2 + options.eps2d * (xx + yy) + options.eps2d**2
     xx, yy = xx + options.eps2d, yy + options.eps2d
+    flat = det <= 0  # only with eps2d = 0: not drawn, and kept out of the divisions
+    det, yy = torch.where(flat, 1.0, det), torch.where(flat, 1.0, yy)
     opacities = torch.sigmoid(gaussians.logit_opacities[ids])
     if options.antialiased:
         opacities = opacities * (cross / torch.sqrt(det))
@@ -116,7 +118,7 @@ def _project(gaussians: Gaussians, cameras: Cameras, c: int, means2d: Tensor, op
     cut = 2 * torch.log(opacities.detach().clamp_min(1e-30) / ALPHA_THRESHOLD)  # alpha >= 1/255 inside sigma <= cut/2
     half = torch.sqrt(cut.clamp_min(0)[:, None] * torch.stack([xx, yy], -1).detach())
     where = means2d[ids].detach()
-    drawn = (cut >= 0) & (det > 0) & (where + half > 0).all(-1) & (where - half < size).all(-1)
+    drawn = (cut >= 0) & ~flat & (where + half > 0).all(-1) & (where - half < size).all(-1)
     keep = torch.nonzero(drawn)[:, 0]
     radii = torch.ceil(half[keep]).clamp(1, 2**30).int()
     return Projected(ids[keep], means2d[ids[keep]], whitening[keep], z[keep], opacities[keep], radii)

@@ -106,7 +106,7 @@ def test_import_check_sees_what_is_forbidden(place: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("place", "source"),
     [
-        ("editors/a.py", "import renderers.types, scene4d, editors.b"),
+        ("editors/a.py", "import renderers.data, scene4d, editors.b"),
         ("viewer/a.py", "import viser"),
         ("tests/a.py", "import scripts.demo, viewer, gsplat"),
     ],

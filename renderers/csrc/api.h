@@ -7,31 +7,32 @@
 #pragma GCC visibility push(default)
 extern "C" {
 
-// N Gaussians seen by C cameras. Gradients are added to what their arrays hold.
+// What blending needs of a Gaussian seen by a camera: eight numbers, so that one cache line holds one or two of them.
+//   u, s, v: sigma = ((u (dx + s dy))^2 + (v dy)^2) / 2     opacity: with the antialiasing factor     r, g, b, depth
+enum Row { ROW_U, ROW_S, ROW_V, ROW_OPACITY, ROW_RGB, ROW_DEPTH = 7, ROW };
+
+// N Gaussians seen by C cameras.
 struct ProjectArgs {
-    int64_t N, C, S;  // S = SH coefficients, 0 = no colours here
+    int64_t N, C, S;  // S = SH coefficients, 0 = colors are given
     int64_t width, height, antialiased, threads;
     double near_plane, far_plane, eps2d;
     // inputs
-    const void *means, *quats, *log_scales, *logit_opacities, *sh;
+    const void *means, *quats, *log_scales, *logit_opacities, *sh, *colors;
     const void *world_to_cam, *K;  // [C,4,4], [C,3,3]
     // outputs of the forward pass, inputs of the backward pass
-    void *means2d;    // [C,N,2]
-    void *whitening;  // [C,N,3] (u, s, v): sigma = ((u (dx + s dy))^2 + (v dy)^2) / 2
-    void *depths;     // [C,N]
-    void *opacities;  // [C,N] with the antialiasing factor
-    void *rgb;        // [C,N,3] from SH
-    int32_t *radii;   // [C,N,2], 0 = not drawn
-    // backward pass
-    const void *v_means2d, *v_whitening, *v_depths, *v_opacities, *v_rgb;
-    void *v_means, *v_quats, *v_log_scales, *v_logit_opacities, *v_sh, *v_world_to_cam;
+    void *means2d;   // [C,N,2]
+    void *rows;      // [C,N,8], set where drawn
+    int32_t *radii;  // [C,N,2], 0 = not drawn
+    // backward pass: gradients in, then out (overwritten; null when not wanted)
+    const void *v_means2d, *v_rows;
+    void *v_means, *v_quats, *v_log_scales, *v_logit_opacities, *v_sh, *v_colors, *v_world_to_cam;
 };
 
-// One camera. colors and features are [N, .] of this camera; image etc. are its slices.
+// One camera: features is [N, F] of this camera; image etc. are its slices.
 struct CompositeArgs {
     int64_t N, F, width, height, threads, absgrad, want_median, want_top;
     double max_alpha;
-    const void *means2d, *whitening, *depths, *opacities, *colors, *features;
+    const void *means2d, *rows, *features;
     const int32_t *radii;
     const void *background;  // [3] or null
     // outputs
@@ -40,7 +41,7 @@ struct CompositeArgs {
     int32_t *top_id;
     // backward pass: gradients in (any may be null), then out (added to)
     const void *v_image, *v_alpha, *v_depth, *v_features_out;
-    void *v_means2d, *v_whitening, *v_depths, *v_opacities, *v_colors, *v_features, *v_background, *v_abs;
+    void *v_means2d, *v_rows, *v_features, *v_background, *v_abs;
 };
 
 // Bits of the status: inputs that are not finite, and scales above the limit.

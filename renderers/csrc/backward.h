@@ -24,45 +24,50 @@ template <class T, int C> struct BackwardTile {
     T v_background[3];
 };
 
-// Channel gradients, final transmittance and its gradient of one tile, from the gradients of the outputs.
+// Gradients of one pixel's channels, and of its final transmittance (returned), from those of the outputs.
+template <class T, int C>
+S4_INLINE T load_pixel(const CompositeArgs& a, int64_t pixel, T T_end, int first, T* v, T* v_background) {
+    const T* bg = static_cast<const T*>(a.background);
+    for (int c = first == 0 ? 4 : 0; c < C && a.v_features_out && first + c - 4 < a.F; ++c)
+        v[c] = static_cast<const T*>(a.v_features_out)[a.F * pixel + first + c - 4];
+    if (first) return T(0);
+    T v_T = a.v_alpha ? -static_cast<const T*>(a.v_alpha)[pixel] : T(0);
+    if (a.v_image) {
+        for (int c = 0; c < 3; ++c) v[c] = static_cast<const T*>(a.v_image)[3 * pixel + c];
+        if (bg) v_T += bg[0] * v[0] + bg[1] * v[1] + bg[2] * v[2];
+        if (v_background)
+            for (int c = 0; c < 3; ++c) v_background[c] += T_end * v[c];
+    }
+    const T alpha = T(1) - T_end;
+    if (a.v_depth && alpha > T(0)) {  // depth = sum / alpha
+        v[3] = static_cast<const T*>(a.v_depth)[pixel] / alpha;
+        v_T += v[3] * static_cast<const T*>(a.depth)[pixel];
+    }
+    return v_T;
+}
+
 template <class T, int C>
 void load_tile(const CompositeArgs& a, const View<T>& view, BackwardTile<T, C>& tile, int tx, int ty, int first) {
-    const T* bg = static_cast<const T*>(a.background);
     const int64_t base = (int64_t(ty) * view.tiles_x + tx) * TILE_PIXELS;
-    const T *v_image = static_cast<const T*>(a.v_image), *v_alpha = static_cast<const T*>(a.v_alpha);
-    const T *v_depth = static_cast<const T*>(a.v_depth), *v_features = static_cast<const T*>(a.v_features_out);
     for (int b = 0; b < TILE_BLOCKS; ++b) {
-        alignas(64) T v[C][8] = {}, T_end[8], behind[8] = {};
-        alignas(64) typename IntOf<T>::type last[8];
+        alignas(64) T v[8][C] = {}, columns[C][8], T_end[8], behind[8] = {};
+        alignas(64) typename IntOf<T>::type last[8] = {};
         int32_t wake = 0;
         for (int i = 0; i < 8; ++i) {
             const int x = tx * TILE_W + b % 8 * BLOCK_W + i % BLOCK_W, y = ty * TILE_H + b / 8 * BLOCK_H + i / BLOCK_W;
-            const bool inside = x < view.W && y < view.H;
-            T_end[i] = inside ? view.T_final[base + 8 * b + i] : T(1);
-            last[i] = inside ? view.last[base + 8 * b + i] : 0;
+            T_end[i] = view.T_final[base + 8 * b + i];
+            if (x >= view.W || y >= view.H) continue;
+            last[i] = view.last[base + 8 * b + i];
             wake = std::max(wake, int32_t(last[i]));
-            if (!inside) continue;
             const int64_t pixel = int64_t(y) * view.W + x;
-            if (first == 0) {
-                T v_T = v_alpha ? -v_alpha[pixel] : T(0);
-                for (int c = 0; c < 3 && v_image; ++c) {
-                    v[c][i] = v_image[3 * pixel + c];
-                    tile.v_background[c] += T_end[i] * v[c][i];
-                    if (bg) v_T += bg[c] * v[c][i];
-                }
-                const T alpha = T(1) - T_end[i];
-                if (v_depth && alpha > T(0)) {  // depth = sum / alpha
-                    v[3][i] = v_depth[pixel] / alpha;
-                    v_T += v[3][i] * static_cast<const T*>(a.depth)[pixel];
-                }
-                behind[i] = v_T * T_end[i];
-            }
-            for (int c = first == 0 ? 4 : 0; c < C && first + c - 4 < a.F && v_features; ++c)
-                v[c][i] = v_features[a.F * pixel + first + c - 4];
+            T* v_background = a.v_background ? tile.v_background : nullptr;
+            behind[i] = T_end[i] * load_pixel<T, C>(a, pixel, T_end[i], first, v[i], v_background);
         }
+        for (int c = 0; c < C; ++c)
+            for (int i = 0; i < 8; ++i) columns[c][i] = v[i][c];
         auto& p = tile.block[b];
         p.T_now = V8<T>::load(T_end), p.behind = V8<T>::load(behind), p.last = Mask8<T>::load(last);
-        for (int c = 0; c < C; ++c) p.v[c] = V8<T>::load(v[c]);
+        for (int c = 0; c < C; ++c) p.v[c] = V8<T>::load(columns[c]);
         tile.wake[b] = {wake, b};
     }
     std::sort(tile.wake, tile.wake + TILE_BLOCKS, [](auto p, auto q) { return p.entry > q.entry; });
@@ -76,32 +81,29 @@ template <class T, int C, bool ABS> struct PairSums {
     }
 };
 
+template <class T> struct Sample {
+    V8<T> alpha, inverse, X, Y;  // inverse = 1 / (1 - alpha)
+};
+
 template <class T, int C, bool ABS>
-S4_INLINE void blend_backward(BackwardBlock<T, C>& p, int b, int entry, const TileSplat<T>& s, const T* channel,
+S4_INLINE void blend_backward(BackwardBlock<T, C>& p, const Sample<T>& a, const TileSplat<T>& s, const T* channel,
                               T max_alpha, PairSums<T, C, ABS>& sums) {
     using V = V8<T>;
-    using I = typename IntOf<T>::type;
-    V X, Y;
-    const V t = s.exponent(b % 8, b / 8, X, Y);
-    const V full = exp2_fast(t);
-    const Mask8<T> used = (t >= LOG2_THRESHOLD<T>) & (p.last > Mask8<T>(I(entry)));
-    const V alpha = where(used, min(full, V(max_alpha)));
-    const V inverse = T(1) / (T(1) - alpha);
-    p.T_now *= inverse;
-    const V weight = alpha * p.T_now;
+    p.T_now *= a.inverse;
+    const V weight = a.alpha * p.T_now;
     V d = p.v[0] * channel[0];
     for (int c = 1; c < C; ++c) d += p.v[c] * channel[c];
-    const V v_alpha = p.T_now * d - p.behind * inverse;
+    const V v_alpha = p.T_now * d - p.behind * a.inverse;
     p.behind += weight * d;
     for (int c = 0; c < C; ++c) sums.channel[c] += weight * p.v[c];
-    const V m = where(full <= V(max_alpha), alpha * v_alpha);  // a clamped alpha does not move
-    const V mX = m * X, mY = m * Y;
+    const V m = where(a.alpha < V(max_alpha), a.alpha * v_alpha);  // a clamped alpha does not move
+    const V mX = m * a.X, mY = m * a.Y;
     sums.moment[M0] += m;
     sums.moment[MX] += mX;
     sums.moment[MY] += mY;
-    sums.moment[MXX] += mX * X;
-    sums.moment[MXY] += mX * Y;
-    sums.moment[MYY] += mY * Y;
+    sums.moment[MXX] += mX * a.X;
+    sums.moment[MXY] += mX * a.Y;
+    sums.moment[MYY] += mY * a.Y;
     if constexpr (ABS) {
         sums.moment[6] += abs(mX * s.u);
         sums.moment[7] += abs(mX * s.us + mY * s.v);
@@ -128,6 +130,8 @@ void backward_tile(const CompositeArgs& a, const View<T>& view, BackwardTile<T, 
     for (int e = used; e < count && first == 0; ++e)
         std::memset(slots + int64_t(entries[e].slot) * width, 0, width * sizeof(T));
     load_tile(a, view, tile, tx, ty, first);
+    using I = typename IntOf<T>::type;
+    Sample<T> samples[TILE_BLOCKS];
     uint64_t awake = 0;
     int sleeping = 0;
     for (int e = used - 1; e >= 0; --e) {
@@ -146,11 +150,17 @@ void backward_tile(const CompositeArgs& a, const View<T>& view, BackwardTile<T, 
         }
         const TileSplat<T> s(r, x0, y0);
         PairSums<T, C, ABS> sums;
-        while (blocks) {
-            const int b = __builtin_ctzll(blocks);
-            blocks &= blocks - 1;
-            blend_backward<T, C, ABS>(tile.block[b], b, e, s, channel, max_alpha, sums);
+        Sample<T>* sample = samples;
+        for (uint64_t left = blocks; left; left &= left - 1, ++sample) {
+            const int b = __builtin_ctzll(left);
+            const V8<T> t = s.exponent(b % 8, b / 8, sample->X, sample->Y);
+            const Mask8<T> used = (t >= LOG2_THRESHOLD<T>) & (tile.block[b].last > Mask8<T>(I(e)));
+            sample->alpha = where(used, min(exp2_fast(t), V8<T>(max_alpha)));
+            sample->inverse = T(1) / (T(1) - sample->alpha);
         }
+        sample = samples;
+        for (; blocks; blocks &= blocks - 1)
+            blend_backward<T, C, ABS>(tile.block[__builtin_ctzll(blocks)], *sample++, s, channel, max_alpha, sums);
         store_sums(sums, slot, first);
     }
 }
@@ -185,20 +195,16 @@ template <class T, bool ABS> void reduce_slots(const CompositeArgs& a, const Vie
                 for (int c = 0; c < width; ++c) sum[c] += slots[j * width + c];
             const int64_t n = view.ids[i];
             const Splat<T>& r = view.splat(i);
-            T *m = at(a.v_means2d, 2, n), *w = at(a.v_whitening, 3, n);
-            m[0] += twice_ln2 * r.u * sum[MX];
-            m[1] += twice_ln2 * (r.us * sum[MX] + r.v * sum[MY]);
-            w[0] -= twice_ln2 * sum[MXX] * r.inv_u * k;  // q = LOG2_SCALE^2 (...), so d/du gains one factor of it
-            w[1] -= twice_ln2 * sum[MXY] * r.u / r.v;
-            w[2] -= twice_ln2 * sum[MYY] / r.v * k;
-            *at(a.v_opacities, 1, n) += sum[M0] / static_cast<const T*>(a.opacities)[n];
-            if constexpr (ABS) {
-                at(a.v_abs, 2, n)[0] += twice_ln2 * sum[6];
-                at(a.v_abs, 2, n)[1] += twice_ln2 * sum[7];
-            }
+            T *m = at(a.v_means2d, 2, n), *row = at(a.v_rows, ROW, n);
+            m[0] = twice_ln2 * r.u * sum[MX];
+            m[1] = twice_ln2 * (r.us * sum[MX] + r.v * sum[MY]);
+            row[ROW_U] = -twice_ln2 * sum[MXX] * r.inv_u * k;  // u, v here are LOG2_SCALE times those of the row
+            row[ROW_S] = -twice_ln2 * sum[MXY] * r.u / r.v;
+            row[ROW_V] = -twice_ln2 * sum[MYY] / r.v * k;
+            row[ROW_OPACITY] = sum[M0] / static_cast<const T*>(a.rows)[ROW * n + ROW_OPACITY];
+            if constexpr (ABS) at(a.v_abs, 2, n)[0] = twice_ln2 * sum[6], at(a.v_abs, 2, n)[1] = twice_ln2 * sum[7];
             const T* v = &sum[KEPT];
-            for (int c = 0; c < 3; ++c) at(a.v_colors, 3, n)[c] += v[c];
-            *at(a.v_depths, 1, n) += v[3];
+            for (int c = 0; c < 4; ++c) row[ROW_RGB + c] = v[c];
             for (int c = 0; c < a.F; ++c) at(a.v_features, a.F, n)[c] += v[4 + c];
         }
     }

@@ -39,7 +39,7 @@ int64_t collect_drawn(const CompositeArgs& a, int threads, Buffer<uint32_t>& ids
         for (int64_t i = begin; i < end; ++i)
             if (a.radii[2 * i] > 0) {
                 ids[n] = i;
-                std::memcpy(&keys[n++], static_cast<const T*>(a.depths) + i, sizeof(T));
+                std::memcpy(&keys[n++], static_cast<const T*>(a.rows) + ROW * i + ROW_DEPTH, sizeof(T));
             }
     }
     return count[threads];
@@ -77,23 +77,22 @@ template <class K> void radix_sort(int64_t n, int threads, Buffer<K>& keys, Buff
 // Gathers what blending needs of splat i into its record. Returns false if a channel is not finite.
 template <class T> bool pack_splat(const CompositeArgs& a, View<T>& view, int64_t i) {
     const int64_t n = view.ids[i];
-    const T *m = static_cast<const T*>(a.means2d) + 2 * n, *w = static_cast<const T*>(a.whitening) + 3 * n;
+    const T *m = static_cast<const T*>(a.means2d) + 2 * n, *w = static_cast<const T*>(a.rows) + ROW * n;
     T* row = &view.splats[i * view.stride];
     Splat<T>& r = *reinterpret_cast<Splat<T>*>(row);
-    const T u = std::max(w[0], T(1e-18)), v = std::max(w[2], T(1e-18));  // a huge splat is flat, not degenerate
+    const T u = std::max(w[ROW_U], T(1e-18)), v = std::max(w[ROW_V], T(1e-18));  // a huge splat is flat, not degenerate
     r.mx = m[0], r.my = m[1];
-    r.u = u * T(LOG2_SCALE), r.us = r.u * w[1], r.v = v * T(LOG2_SCALE);
-    r.lo = std::log2(static_cast<const T*>(a.opacities)[n]);
-    r.s = w[1], r.inv_u = T(1) / r.u;
+    r.u = u * T(LOG2_SCALE), r.us = r.u * w[ROW_S], r.v = v * T(LOG2_SCALE);
+    r.lo = std::log2(w[ROW_OPACITY]);
+    r.s = w[ROW_S], r.inv_u = T(1) / r.u;
     r.reach = (r.lo + T(7.9943534368588578)) * T(1 + 1e-4) + T(1e-4);  // log2(255)
     r.half_h = std::sqrt(r.reach) / r.v + T(0.01);
     r.pad = T(0.01) + T(4e-6) * std::abs(r.s) * (view.H + std::min(std::abs(r.my), T(1e6)));
     r.unused = 0;
     T* channel = row + SPLAT_FLOATS;
-    const T *rgb = static_cast<const T*>(a.colors) + 3 * n, *f = static_cast<const T*>(a.features) + a.F * n;
+    const T* f = static_cast<const T*>(a.features) + a.F * n;
     T sum = 0;
-    for (int c = 0; c < 3; ++c) sum += channel[c] = rgb[c];
-    channel[3] = static_cast<const T*>(a.depths)[n];
+    for (int c = 0; c < 4; ++c) sum += channel[c] = w[ROW_RGB + c];
     for (int c = 0; c < a.F; ++c) sum += channel[4 + c] = f[c];
     for (int c = 4 + a.F; c < view.channels; ++c) channel[c] = 0;
     return sum - sum == T(0);
@@ -104,8 +103,15 @@ template <class T, class F> void for_each_tile(const View<T>& view, const Splat<
     auto clamp_tile = [](T x, int top) { return x < T(0) ? 0 : x > T(top) ? top : int(x); };
     const int y0 = clamp_tile((r.my - r.half_h) / TILE_H, view.tiles_y);
     const int y1 = clamp_tile((r.my + r.half_h) / TILE_H + 1, view.tiles_y);
-    const T R = std::sqrt(r.reach), extent = R * std::sqrt(r.inv_u * r.inv_u + (r.s / r.v) * (r.s / r.v)) + r.pad;
-    const T right_dy = -R * r.s / (r.v * r.v * std::sqrt(r.inv_u * r.inv_u + (r.s / r.v) * (r.s / r.v)));
+    const T R = std::sqrt(r.reach), half_w = R * std::sqrt(r.inv_u * r.inv_u + (r.s / r.v) * (r.s / r.v)) + r.pad;
+    const int left = clamp_tile((r.mx - half_w) / TILE_W, view.tiles_x);
+    const int right = clamp_tile((r.mx + half_w) / TILE_W + 1, view.tiles_x);
+    if (y1 - y0 <= 1 || right - left <= 1) {  // one row or one column: the box is exact
+        for (int ty = y0; ty < y1; ++ty)
+            for (int tx = left; tx < right; ++tx) visit(ty * view.tiles_x + tx);
+        return;
+    }
+    const T right_dy = -(R / r.v) * (R / r.v) * r.s / half_w;  // dy of the rightmost point
     for (int ty = y0; ty < y1; ++ty) {
         const T top = T(ty * TILE_H) - r.my, bottom = top + TILE_H;
         auto edge = [&](T dy, T sign) {
@@ -114,8 +120,8 @@ template <class T, class F> void for_each_tile(const View<T>& view, const Splat<
         };
         // the rightmost point of the ellipse lies at right_dy, the leftmost at -right_dy; else the nearer band edge
         auto best = [&](T dy, T sign) { return edge(std::clamp(dy, top, bottom), sign); };
-        const T high = right_dy >= top && right_dy <= bottom ? extent : best(right_dy, T(1));
-        const T low = -right_dy >= top && -right_dy <= bottom ? -extent : best(-right_dy, T(-1));
+        const T high = right_dy >= top && right_dy <= bottom ? half_w : best(right_dy, T(1));
+        const T low = -right_dy >= top && -right_dy <= bottom ? -half_w : best(-right_dy, T(-1));
         const int x0 = clamp_tile((r.mx + low) / TILE_W, view.tiles_x);
         const int x1 = clamp_tile((r.mx + high) / TILE_W + 1, view.tiles_x);
         for (int tx = x0; tx < x1; ++tx) visit(ty * view.tiles_x + tx);

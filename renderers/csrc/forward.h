@@ -35,24 +35,23 @@ template <class T, int C, bool EXTRAS> struct ForwardTile {
     }
 
     // Some pixel of block b is saturated by this splat, which is therefore not blended there.
-    __attribute__((noinline)) void finish(int b, int entry, V& weight, V& T_next) {
+    __attribute__((noinline)) Mask8<T> finish(int b, int entry, V T_next) {
         auto& p = block[b];
         const Mask8<T> done = T_next <= p.stop;
         for (int i = 0; i < 8; ++i)
             if (done[i]) last[b][i] = entry;
         p.stop = select(done, -p.T_now, p.stop);
-        weight = select(done, V(T(0)), weight);
-        T_next = select(done, V(T(0)), T_next);
-        if (!any(T_next > T(0))) alive &= ~(uint64_t(1) << b);
+        if (!any(~done & (T_next > T(0)))) alive &= ~(uint64_t(1) << b);
+        return ~done;
     }
 
-    S4_INLINE void blend(int b, int entry, const TileSplat<T>& s, const T* channel, T max_alpha, uint32_t splat, V* total) {
+    S4_INLINE void blend(int b, int entry, V alpha, const T* channel, uint32_t splat, V* total) {
         auto& p = block[b];
-        V X, Y;
-        const V t = s.exponent(b % 8, b / 8, X, Y);
-        const V alpha = where(t >= LOG2_THRESHOLD<T>, min(exp2_fast(t), V(max_alpha)));
         V weight = alpha * p.T_now, T_next = p.T_now - weight;
-        if (__builtin_expect(any(T_next <= p.stop), 0)) finish(b, entry, weight, T_next);
+        if (__builtin_expect(any(T_next <= p.stop), 0)) {
+            const Mask8<T> going = finish(b, entry, T_next);
+            weight = where(going, weight), T_next = where(going, T_next);
+        }
         if constexpr (EXTRAS) {
             *total += weight;
             const V half(T(0.5));
@@ -113,6 +112,7 @@ void forward_tile(const CompositeArgs& a, View<T>& view, ForwardTile<T, C, EXTRA
     const Entry* entries = &view.entries[view.tile_start[index]];
     const int count = view.tile_start[index + 1] - view.tile_start[index];
     tile.start(view, tx, ty);
+    V8<T> alphas[TILE_BLOCKS];
     int e = 0;
     for (; e < count && tile.alive; ++e) {
         if (e + 6 < count)
@@ -123,11 +123,15 @@ void forward_tile(const CompositeArgs& a, View<T>& view, ForwardTile<T, C, EXTRA
         uint64_t blocks = touched_blocks(r, x0, y0) & tile.alive;
         const TileSplat<T> s(r, x0, y0);
         V8<T> total(T(0));
-        while (blocks) {
-            const int b = __builtin_ctzll(blocks);
-            blocks &= blocks - 1;
-            tile.blend(b, e, s, channel, max_alpha, entries[e].splat, &total);
+        V8<T>* out = alphas;
+        for (uint64_t left = blocks; left; left &= left - 1) {
+            const int b = __builtin_ctzll(left);
+            V8<T> X, Y;
+            const V8<T> t = s.exponent(b % 8, b / 8, X, Y);
+            *out++ = where(t >= LOG2_THRESHOLD<T>, min(exp2_fast(t), V8<T>(max_alpha)));
         }
+        const V8<T>* in = alphas;
+        for (; blocks; blocks &= blocks - 1) tile.blend(__builtin_ctzll(blocks), e, *in++, channel, entries[e].splat, &total);
         if constexpr (EXTRAS)
             if (weight_sums) {
                 T lanes[4];

@@ -133,24 +133,25 @@ template <class T> int64_t project_group(const ProjectArgs& a, const Camera<T>* 
         project_splats(a, cam, s);
         V x = s.slope[0] * cam.fx + cam.cx, y = s.slope[1] * cam.fy + cam.cy, hx, hy;
         x = where(s.in_front, x), y = where(s.in_front, y);
-        Mask8<T> seen = visible(a, s, x, y, hx, hy);
-        alignas(64) T out[7][8], half[2][8];
-        V safe_yy = max(s.yy, V(T(1e-36))), inv = T(1) / safe_yy;
-        const V columns[7] = {x, y, where(seen, sqrt(s.yy / max(s.det, V(T(1e-36))))), where(seen, -s.xy * inv),
-                              where(seen, sqrt(inv)), s.p[2], where(seen, s.sigmoid * s.compensation)};
-        for (int d = 0; d < 7; ++d) columns[d].store(out[d]);
-        min(where(seen, hx), V(T(1e9))).store(half[0]), min(where(seen, hy), V(T(1e9))).store(half[1]);
+        const Mask8<T> seen = visible(a, s, x, y, hx, hy);
+        const V inv_yy = T(1) / max(s.yy, V(T(1e-36)));
+        alignas(64) T row[ROW][8], screen[4][8];
+        sqrt(s.yy / max(s.det, V(T(1e-36)))).store(row[ROW_U]);
+        (-s.xy * inv_yy).store(row[ROW_S]), sqrt(inv_yy).store(row[ROW_V]);
+        (s.sigmoid * s.compensation).store(row[ROW_OPACITY]), s.p[2].store(row[ROW_DEPTH]);
+        x.store(screen[0]), y.store(screen[1]), min(hx, V(T(1e9))).store(screen[2]), min(hy, V(T(1e9))).store(screen[3]);
+        colors_of_group(a, cam.center, s.mean, seen, first, count, &row[ROW_RGB]);
         for (int i = 0; i < count; ++i) {
             const int64_t n = c * a.N + first + i;
-            T *m = static_cast<T*>(a.means2d) + 2 * n, *w = static_cast<T*>(a.whitening) + 3 * n;
-            m[0] = out[0][i], m[1] = out[1][i], w[0] = out[2][i], w[1] = out[3][i], w[2] = out[4][i];
-            static_cast<T*>(a.depths)[n] = out[5][i], static_cast<T*>(a.opacities)[n] = out[6][i];
+            T *mean = static_cast<T*>(a.means2d) + 2 * n, *out = static_cast<T*>(a.rows) + ROW * n;
+            mean[0] = screen[0][i], mean[1] = screen[1][i];
+            for (int d = 0; d < ROW; ++d) out[d] = row[d][i];
             for (int d = 0; d < 2; ++d) {
-                int32_t whole = int32_t(half[d][i]), up = whole + (T(whole) < half[d][i]);
+                const T half = seen[i] ? screen[2 + d][i] : T(0);
+                const int32_t whole = int32_t(half), up = whole + (T(whole) < half);
                 a.radii[2 * n + d] = seen[i] ? (up > 1 ? up : 1) : 0;
             }
         }
-        if (a.S) sh_colors(a, cam.center, s.mean, seen, first, count, static_cast<T*>(a.rgb) + 3 * c * a.N);
     }
     return status;
 }

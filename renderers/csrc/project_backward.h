@@ -92,12 +92,44 @@ template <class T> S4_INLINE void quaternion_backward(const Splat8<T>& s, const 
 }
 
 template <class T, int D>
-S4_INLINE void add_rows(void* p, int64_t first, int64_t count, const V8<T>* columns) {
+S4_INLINE void store_rows(void* p, int64_t first, int64_t count, const V8<T>* columns) {
     if (!p) return;
     alignas(64) T x[D][8];
     for (int d = 0; d < D; ++d) columns[d].store(x[d]);
     for (int i = 0; i < count; ++i)
-        for (int d = 0; d < D; ++d) static_cast<T*>(p)[D * (first + i) + d] += x[d][i];
+        for (int d = 0; d < D; ++d) static_cast<T*>(p)[D * (first + i) + d] = x[d][i];
+}
+
+template <class T> S4_INLINE void clear_rows(void* p, int64_t first, int64_t count, int64_t D) {
+    if (p) std::memset(static_cast<T*>(p) + D * first, 0, sizeof(T) * D * count);
+}
+
+// One camera's share of a group: adds to v_mean, v_M, v_sigmoid, v_color, v_sh and the pose.
+template <class T>
+S4_INLINE void camera_backward(const ProjectArgs& a, const Camera<T>& cam, int64_t c, int64_t first, Mask8<T> seen,
+                               Splat8<T>& s, V8<T>* v_mean, V8<T> (*v_M)[3], V8<T>& v_sigmoid, V8<T>* v_color,
+                               PoseGrad<T>& pose) {
+    using V = V8<T>;
+    const int64_t count = a.N - first < 8 ? a.N - first : 8;
+    project_splats(a, cam, s);
+    V v_m2[2], v[ROW], v_v[2][3];
+    const T* v_rows = static_cast<const T*>(a.v_rows) + ROW * c * a.N;
+    load_rows<T, 2>(static_cast<const T*>(a.v_means2d) + 2 * c * a.N, first, a.N, v_m2);
+    load_rows<T, ROW>(v_rows, first, a.N, v);
+    s.det = select(seen, s.det, V(T(1))), s.yy = select(seen, s.yy, V(T(1)));
+    for (auto& x : v_m2) x = where(seen, x);
+    for (auto& x : v) x = where(seen, x);
+    for (auto& row : s.v)
+        for (auto& x : row) x = where(seen, x);
+    covariance_backward(a, s, &v[ROW_U], v[ROW_OPACITY], v_v, v_sigmoid);
+    for (auto& row : v_v)
+        for (auto& x : row) x = where(seen, x);
+    geometry_backward(cam, s, v_m2, v[ROW_DEPTH], v_v, seen, v_mean, v_M, pose);
+    if (a.S)
+        sh_backward(a, cam.center, s.mean, seen, first, count, static_cast<const T*>(a.rows) + ROW * c * a.N, v_rows,
+                    v_mean, pose.center);
+    else
+        for (int k = 0; k < 3; ++k) v_color[k] += v[ROW_RGB + k];
 }
 
 template <class T>
@@ -105,9 +137,11 @@ void project_group_backward(const ProjectArgs& a, const Camera<T>* cameras, Pose
     using V = V8<T>;
     using I = typename IntOf<T>::type;
     const int64_t count = a.N - first < 8 ? a.N - first : 8;
+    if (a.S) clear_rows<T>(a.v_sh, first, count, 3 * a.S);
     Splat8<T> s;
     bool loaded = false;
-    V zero(T(0)), v_mean[3] = {zero, zero, zero}, v_M[3][3], v_sigmoid = zero;
+    const V zero(T(0));
+    V v_mean[3] = {zero, zero, zero}, v_color[3] = {zero, zero, zero}, v_M[3][3], v_sigmoid = zero;
     for (auto& row : v_M)
         for (auto& x : row) x = zero;
     for (int64_t c = 0; c < a.C; ++c) {
@@ -117,37 +151,21 @@ void project_group_backward(const ProjectArgs& a, const Camera<T>* cameras, Pose
         if (!some) continue;
         if (!loaded) load_splats(a, first, s);
         loaded = true;
-        project_splats(a, cameras[c], s);
-        const Mask8<T> seen = Mask8<T>::load(drawn);
-        V v_m2[2], v_w[3], v_depth[1], v_opacity[1], v_v[2][3];
-        auto at = [&](const void* p, int D) { return static_cast<const T*>(p) + D * c * a.N; };
-        load_rows<T, 2>(at(a.v_means2d, 2), first, a.N, v_m2);
-        load_rows<T, 3>(at(a.v_whitening, 3), first, a.N, v_w);
-        load_rows<T, 1>(at(a.v_depths, 1), first, a.N, v_depth);
-        load_rows<T, 1>(at(a.v_opacities, 1), first, a.N, v_opacity);
-        s.det = select(seen, s.det, V(T(1))), s.yy = select(seen, s.yy, V(T(1)));
-        for (auto& row : s.v)
-            for (auto& x : row) x = where(seen, x);
-        for (V* v : {&v_m2[0], &v_m2[1], &v_w[0], &v_w[1], &v_w[2], &v_depth[0], &v_opacity[0]}) *v = where(seen, *v);
-        covariance_backward(a, s, v_w, v_opacity[0], v_v, v_sigmoid);
-        for (auto& row : v_v)
-            for (auto& x : row) x = where(seen, x);
-        geometry_backward(cameras[c], s, v_m2, v_depth[0], v_v, seen, v_mean, v_M, poses[c]);
-        if (a.S)
-            sh_backward(a, cameras[c].center, s.mean, seen, first, count, at(a.rgb, 3), at(a.v_rgb, 3), v_mean,
-                        poses[c].center);
+        camera_backward(a, cameras[c], c, first, Mask8<T>::load(drawn), s, v_mean, v_M, v_sigmoid, v_color, poses[c]);
     }
-    if (!loaded) return;
-    V v_quat[4], v_log_scales[3], v_logit[1] = {v_sigmoid * s.sigmoid * (T(1) - s.sigmoid)};
-    quaternion_backward(s, v_M, v_quat);
-    for (int k = 0; k < 3; ++k) {
-        V v = v_M[0][k] * s.Rq[0][k] + v_M[1][k] * s.Rq[1][k] + v_M[2][k] * s.Rq[2][k];
-        v_log_scales[k] = v * s.scale[k];
+    V v_quat[4] = {zero, zero, zero, zero}, v_log_scales[3] = {zero, zero, zero}, v_logit[1] = {zero};
+    if (loaded) {
+        quaternion_backward(s, v_M, v_quat);
+        for (int k = 0; k < 3; ++k)
+            v_log_scales[k] =
+                (v_M[0][k] * s.Rq[0][k] + v_M[1][k] * s.Rq[1][k] + v_M[2][k] * s.Rq[2][k]) * s.scale[k];
+        v_logit[0] = v_sigmoid * s.sigmoid * (T(1) - s.sigmoid);
     }
-    add_rows<T, 3>(a.v_means, first, count, v_mean);
-    add_rows<T, 4>(a.v_quats, first, count, v_quat);
-    add_rows<T, 3>(a.v_log_scales, first, count, v_log_scales);
-    add_rows<T, 1>(a.v_logit_opacities, first, count, v_logit);
+    store_rows<T, 3>(a.v_means, first, count, v_mean);
+    store_rows<T, 4>(a.v_quats, first, count, v_quat);
+    store_rows<T, 3>(a.v_log_scales, first, count, v_log_scales);
+    store_rows<T, 1>(a.v_logit_opacities, first, count, v_logit);
+    store_rows<T, 3>(a.v_colors, first, count, v_color);
 }
 
 }  // namespace s4

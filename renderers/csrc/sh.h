@@ -50,10 +50,15 @@ template <class T> S4_INLINE V8<T> unit_directions(const T* center, const V8<T>*
     return inv;
 }
 
-// rgb[n] = max(sum_k basis_k sh[n,k] + 0.5, 0) for the drawn ones of the group
+// rgb[c][i] of lane i: the given colour, or max(sum_k basis_k sh_k + 0.5, 0) where drawn
 template <class T>
-S4_INLINE void sh_colors(const ProjectArgs& a, const T* center, const V8<T>* mean, Mask8<T> seen, int64_t first,
-                         int64_t count, T* rgb) {
+S4_INLINE void colors_of_group(const ProjectArgs& a, const T* center, const V8<T>* mean, Mask8<T> seen, int64_t first,
+                               int64_t count, T (*rgb)[8]) {
+    if (a.S == 0) {
+        for (int i = 0; i < count; ++i)
+            for (int c = 0; c < 3; ++c) rgb[c][i] = static_cast<const T*>(a.colors)[3 * (first + i) + c];
+        return;
+    }
     if (!any(seen)) return;
     V8<T> d[3], basis[16];
     unit_directions(center, mean, d);
@@ -66,14 +71,14 @@ S4_INLINE void sh_colors(const ProjectArgs& a, const T* center, const V8<T>* mea
         T sum[3] = {T(0.5), T(0.5), T(0.5)};
         for (int k = 0; k < a.S; ++k)
             for (int c = 0; c < 3; ++c) sum[c] += b[k][i] * sh[3 * k + c];
-        for (int c = 0; c < 3; ++c) rgb[3 * (first + i) + c] = sum[c] < T(0) ? T(0) : sum[c];  // keeps a NaN
+        for (int c = 0; c < 3; ++c) rgb[c][i] = sum[c] < T(0) ? T(0) : sum[c];  // keeps a NaN, which is reported later
     }
 }
 
-// Adds to v_sh and v_mean, and (minus the latter) to v_center.
+// rows, v_rows: [N, ROW] of this camera. Adds to v_sh and v_mean, and minus the latter to v_center.
 template <class T>
 S4_INLINE void sh_backward(const ProjectArgs& a, const T* center, const V8<T>* mean, Mask8<T> seen, int64_t first,
-                           int64_t count, const T* rgb, const T* v_rgb, V8<T>* v_mean, V8<T>* v_center) {
+                           int64_t count, const T* rows, const T* v_rows, V8<T>* v_mean, V8<T>* v_center) {
     V8<T> d[3], basis[16], slopes[16][3];
     V8<T> inv = unit_directions(center, mean, d);
     sh_basis<T>(a.S, d, basis, slopes);
@@ -85,7 +90,7 @@ S4_INLINE void sh_backward(const ProjectArgs& a, const T* center, const V8<T>* m
         const T* sh = static_cast<const T*>(a.sh) + 3 * a.S * n;
         T* v_sh = a.v_sh ? static_cast<T*>(a.v_sh) + 3 * a.S * n : nullptr;
         T v[3];
-        for (int c = 0; c < 3; ++c) v[c] = rgb[3 * n + c] > T(0) ? v_rgb[3 * n + c] : T(0);
+        for (int c = 0; c < 3; ++c) v[c] = rows[ROW * n + ROW_RGB + c] > T(0) ? v_rows[ROW * n + ROW_RGB + c] : T(0);
         for (int k = 0; k < a.S; ++k) {
             dots[k][i] = sh[3 * k] * v[0] + sh[3 * k + 1] * v[1] + sh[3 * k + 2] * v[2];
             if (v_sh)

@@ -151,11 +151,11 @@ S4_INLINE V8<float> exp2_fast(V8<float> x) {
     const float magic = 12582912.0f;  // 1.5 * 2^23
     V8<float> shifted = x + magic;
     V8<float> f = x - (shifted - magic);
-    V8<float> p = f * 1.327647152e-3f + 9.675541331e-3f;
-    p = p * f + 5.550713275e-2f;
-    p = p * f + 2.402211972e-1f;
-    p = p * f + 6.931469671e-1f;
-    p = p * f + 1.000000072f;
+    V8<float> f2 = f * f;
+    V8<float> high = f * 1.327647152e-3f + 9.675541331e-3f;
+    V8<float> middle = f * 5.550713275e-2f + 2.402211972e-1f;
+    V8<float> low = f * 6.931469671e-1f + 1.000000072f;
+    V8<float> p = (high * f2 + middle) * f2 + low;
     V8<int32_t> n = bits_as<V8<int32_t>>(shifted), b = bits_as<V8<int32_t>>(p);
     for (int k = 0; k < Lanes<float>::COUNT; ++k) b.r[k] += n.r[k] << 23;
     return bits_as<V8<float>>(b);

@@ -2,6 +2,8 @@
 // each pixel's final transmittance and last entry.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -27,11 +29,20 @@ extern std::atomic<int64_t> live_views;
 struct AlignedFree {
     void operator()(void* p) const { std::free(p); }
 };
+// Large arrays in 2 MB pages where the kernel offers them: first touch of small pages costs as much as blending.
+inline void advise_huge(void* p, size_t bytes) {
+    constexpr uintptr_t PAGE = 2 << 20;
+    const uintptr_t first = (reinterpret_cast<uintptr_t>(p) + PAGE - 1) / PAGE * PAGE;
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(p) + bytes) / PAGE * PAGE;
+    if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+}
+
 template <class T> using Buffer = std::unique_ptr<T[], AlignedFree>;
 template <class T> Buffer<T> make_buffer(size_t count) {
     size_t bytes = (count * sizeof(T) + 127) / 64 * 64;
     void* p = std::aligned_alloc(64, bytes);
     if (!p) throw std::bad_alloc();
+    advise_huge(p, bytes);
     return Buffer<T>(static_cast<T*>(p));
 }
 
@@ -47,6 +58,7 @@ template <class T> struct Splat {
     T unused;
 };
 constexpr int SPLAT_FLOATS = 12;
+static_assert(sizeof(Splat<float>) == SPLAT_FLOATS * sizeof(float));
 
 struct Entry {
     uint32_t splat, slot;  // index in depth order; where the gradients of this (splat, tile) pair go
