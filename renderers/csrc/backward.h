@@ -179,33 +179,41 @@ void backward_pass(const CompositeArgs& a, const View<T>& view, int first, T* sl
     }
 }
 
-// Adds up the slots of each Gaussian and turns the moments into gradients (sigma = ln 2 (X^2 + Y^2)).
+// Adds up the slots of splat i and turns the moments into gradients (sigma = ln 2 (X^2 + Y^2)).
+template <class T, bool ABS>
+S4_INLINE void reduce_splat(const CompositeArgs& a, const View<T>& view, const T* slots, int64_t i, int width, T* sum) {
+    const T k = T(LOG2_SCALE), twice_ln2 = T(1.3862943611198906);
+    const int64_t n = view.ids[i], soon = view.ids[std::min(i + 16, view.drawn - 1)];
+    auto at = [](void* p, int64_t D, int64_t row) { return static_cast<T*>(p) + D * row; };
+    __builtin_prefetch(at(a.v_rows, ROW, soon), 1);
+    __builtin_prefetch(at(a.v_means2d, 2, soon), 1);
+    for (int c = 0; c < width; ++c) sum[c] = 0;
+    for (int64_t j = view.slot_start[i]; j < view.slot_start[i + 1]; ++j)
+        for (int c = 0; c < width; ++c) sum[c] += slots[j * width + c];
+    const Splat<T>& r = view.splat(i);
+    T *m = at(a.v_means2d, 2, n), *row = at(a.v_rows, ROW, n);
+    m[0] = twice_ln2 * r.u * sum[MX];
+    m[1] = twice_ln2 * (r.us * sum[MX] + r.v * sum[MY]);
+    row[ROW_U] = -twice_ln2 * sum[MXX] * r.inv_u * k;  // u, v here are LOG2_SCALE times those of the row
+    row[ROW_S] = -twice_ln2 * sum[MXY] * r.u / r.v;
+    row[ROW_V] = -twice_ln2 * sum[MYY] / r.v * k;
+    row[ROW_OPACITY] = sum[M0] / static_cast<const T*>(a.rows)[ROW * n + ROW_OPACITY];
+    if constexpr (ABS) at(a.v_abs, 2, n)[0] = twice_ln2 * sum[6], at(a.v_abs, 2, n)[1] = twice_ln2 * sum[7];
+    const T* v = sum + (ABS ? 8 : 6);
+    for (int c = 0; c < 4; ++c) row[ROW_RGB + c] = v[c];
+    if (a.v_features)
+        for (int c = 0; c < a.F; ++c) at(a.v_features, a.F, n)[c] += v[4 + c];
+}
+
 template <class T, bool ABS> void reduce_slots(const CompositeArgs& a, const View<T>& view, const T* slots) {
     constexpr int KEPT = ABS ? 8 : 6;
-    const int width = KEPT + view.channels;
-    const T k = T(LOG2_SCALE), twice_ln2 = T(1.3862943611198906);
-    auto at = [](void* p, int D, int64_t n) { return static_cast<T*>(p) + D * n; };
 #pragma omp parallel num_threads(a.threads)
     {
-        std::vector<T> sum(width);
+        std::vector<T> sum(KEPT + view.channels);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < view.drawn; ++i) {
-            std::fill(sum.begin(), sum.end(), T(0));
-            for (int64_t j = view.slot_start[i]; j < view.slot_start[i + 1]; ++j)
-                for (int c = 0; c < width; ++c) sum[c] += slots[j * width + c];
-            const int64_t n = view.ids[i];
-            const Splat<T>& r = view.splat(i);
-            T *m = at(a.v_means2d, 2, n), *row = at(a.v_rows, ROW, n);
-            m[0] = twice_ln2 * r.u * sum[MX];
-            m[1] = twice_ln2 * (r.us * sum[MX] + r.v * sum[MY]);
-            row[ROW_U] = -twice_ln2 * sum[MXX] * r.inv_u * k;  // u, v here are LOG2_SCALE times those of the row
-            row[ROW_S] = -twice_ln2 * sum[MXY] * r.u / r.v;
-            row[ROW_V] = -twice_ln2 * sum[MYY] / r.v * k;
-            row[ROW_OPACITY] = sum[M0] / static_cast<const T*>(a.rows)[ROW * n + ROW_OPACITY];
-            if constexpr (ABS) at(a.v_abs, 2, n)[0] = twice_ln2 * sum[6], at(a.v_abs, 2, n)[1] = twice_ln2 * sum[7];
-            const T* v = &sum[KEPT];
-            for (int c = 0; c < 4; ++c) row[ROW_RGB + c] = v[c];
-            for (int c = 0; c < a.F; ++c) at(a.v_features, a.F, n)[c] += v[4 + c];
+            if (view.channels == 4) reduce_splat<T, ABS>(a, view, slots, i, KEPT + 4, sum.data());  // fixed width: unrolled
+            else reduce_splat<T, ABS>(a, view, slots, i, KEPT + view.channels, sum.data());
         }
     }
 }

@@ -76,7 +76,9 @@ template <class K> void radix_sort(int64_t n, int threads, Buffer<K>& keys, Buff
 
 // Gathers what blending needs of splat i into its record. Returns false if a channel is not finite.
 template <class T> bool pack_splat(const CompositeArgs& a, View<T>& view, int64_t i) {
-    const int64_t n = view.ids[i];
+    const int64_t n = view.ids[i], soon = view.ids[std::min(i + 16, view.drawn - 1)];
+    __builtin_prefetch(static_cast<const T*>(a.rows) + ROW * soon);
+    __builtin_prefetch(static_cast<const T*>(a.means2d) + 2 * soon);
     const T *m = static_cast<const T*>(a.means2d) + 2 * n, *w = static_cast<const T*>(a.rows) + ROW * n;
     T* row = &view.splats[i * view.stride];
     Splat<T>& r = *reinterpret_cast<Splat<T>*>(row);

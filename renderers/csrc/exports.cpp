@@ -62,6 +62,7 @@ extern "C" void S4_NAME(s4_project_backward)(ProjectArgs* args) {
     for (int64_t c = 0; c < a.C; ++c) cameras.emplace_back(a, c);
     const int64_t chunks = (a.N + CHUNK - 1) / CHUNK;
     std::vector<PoseGrad<REAL>> partial(chunks * a.C);
+    if (a.v_sh) advise_huge(a.v_sh, a.N * a.S * 3 * sizeof(REAL));
 #pragma omp parallel for num_threads(a.threads) schedule(dynamic, 1)
     for (int64_t k = 0; k < chunks; ++k)
         for (int64_t first = k * CHUNK; first < std::min(a.N, (k + 1) * CHUNK); first += 8)

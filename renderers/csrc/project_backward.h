@@ -126,8 +126,10 @@ S4_INLINE void camera_backward(const ProjectArgs& a, const Camera<T>& cam, int64
         for (auto& x : row) x = where(seen, x);
     geometry_backward(cam, s, v_m2, v[ROW_DEPTH], v_v, seen, v_mean, v_M, pose);
     if (a.S)
-        sh_backward(a, cam.center, s.mean, seen, first, count, static_cast<const T*>(a.rows) + ROW * c * a.N, v_rows,
-                    v_mean, pose.center);
+        with_sh_count(a.S, [&](auto S) {
+            sh_backward<T, S>(a, cam.center, s.mean, seen, first, count, static_cast<const T*>(a.rows) + ROW * c * a.N,
+                              v_rows, v_mean, pose.center);
+        });
     else
         for (int k = 0; k < 3; ++k) v_color[k] += v[ROW_RGB + k];
 }
