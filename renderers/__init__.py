@@ -3,7 +3,8 @@
 Conventions, stated here once and used everywhere in this repository:
 
 - Cameras look along +z (OpenCV axes: x right, y down, z forward). `world_to_cam` [4, 4] maps world to camera
-  coordinates, `K` [3, 3] is the pinhole matrix in pixels, and the centre of pixel (row i, column j) is (j + 0.5, i + 0.5).
+  coordinates, `K` [3, 3] is the pinhole matrix in pixels, and the centre of the pixel in row i, column j is
+  (j + 0.5, i + 0.5).
   Files with other axes and with lens distortion are converted on the way in.
 - Axis letters: N Gaussians, C cameras, T frames, H W pixels, S spherical-harmonics coefficients, J handles,
   M handle slots per Gaussian, F feature channels. `K` is always intrinsics.
@@ -16,7 +17,7 @@ Conventions, stated here once and used everywhere in this repository:
 `renderers` never knows about time, files, captures or editing.
 """
 
-from renderers.rasterization import BACKENDS, rasterize
 from renderers.data import Cameras, Gaussians, RasterOptions, Rendering, Screen
+from renderers.rasterization import BACKENDS, rasterize
 
 __all__ = ["BACKENDS", "Cameras", "Gaussians", "RasterOptions", "Rendering", "Screen", "rasterize"]

@@ -1,4 +1,4 @@
-"""Compile the C++ backend: `python renderers/build.py`. Needs a C++20 compiler with OpenMP (g++ >= 10) and nothing else.
+"""Compile the C++ backend: `python renderers/build.py`. Needs a C++20 compiler with OpenMP (g++ >= 10), nothing else.
 
 One shared library per CPU variant goes to `renderers/_lib/`, with the hash of the sources in its name; what is already
 there is not built again. The environment variable CXX names another compiler.
@@ -58,7 +58,7 @@ def build(names: list[str] | None = None, folder: Path = LIBRARIES, machine: str
     if missing:
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
-            raise RuntimeError(f"no C++ compiler {compiler!r}: install g++ (Debian, Ubuntu: apt install g++) or set CXX")
+            raise RuntimeError(f"no C++ compiler {compiler!r}: install g++ (Debian: apt install g++) or set CXX")
         folder.mkdir(parents=True, exist_ok=True)
         for name, path in missing.items():
             _compile(compiler, known[name], path)
@@ -89,7 +89,7 @@ def _run(command: list[str]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compile the C++ backend.")
-    parser.add_argument("--machine", default=None, help="machine type to compile for (with CXX set to a cross-compiler)")
+    parser.add_argument("--machine", default=None, help="machine to compile for; set CXX to a cross-compiler")
     parser.add_argument("--out", type=Path, default=LIBRARIES, help="folder of the libraries")
     args = parser.parse_args()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,12 +58,17 @@ def check_finite(tensor: Tensor, name: str) -> None:
 def check_values(gaussians: Gaussians, features: Tensor | None) -> None:
     """Raise ValueError on a value that no backend can draw: not finite, or a scale that overflows."""
     names = ("means", "quats", "log_scales", "logit_opacities", "sh", "colors")
-    for name in names:
-        if (tensor := getattr(gaussians, name)) is not None:
-            check_finite(tensor, name)
+    given = {name: tensor for name in names if (tensor := getattr(gaussians, name)) is not None}
     if features is not None:
-        check_finite(features, "features")
-    largest = gaussians.log_scales.detach().max().item() if len(gaussians) else 0.0
+        given["features"] = features
+    if len(gaussians) == 0:
+        return
+    largest = gaussians.log_scales.detach().max()
+    sums = torch.stack([*(tensor.detach().sum() for tensor in given.values()), largest])
+    if torch.isfinite(sums).all() and largest <= MAX_LOG_SCALE:  # on a GPU: one wait for all of them
+        return
+    for name, tensor in given.items():
+        check_finite(tensor, name)
     if largest > MAX_LOG_SCALE:
         raise ValueError(f"log_scales must be at most {MAX_LOG_SCALE} (are they logarithms?), got {largest:.4g}")
 
@@ -134,5 +140,5 @@ def _check(tensor: Tensor, name: str, shape: tuple[int | None, ...], like: Tenso
         raise ValueError(f"{name} must be {like.dtype} on {like.device} like means, got {_what(tensor)}")
 
 
-def _what(value: object) -> str:
+def _what(value: Any) -> str:
     return f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__

@@ -169,14 +169,18 @@ class _Composite(torch.autograd.Function):
         upstream_names = ("v_image", "v_alpha", "v_depth", "v_features_out")
         upstream = {n: g if g is None else g.contiguous() for n, g in zip(upstream_names, grads[:4], strict=True)}
         needed = (True, True, *ctx.needs_input_grad[2:4])  # the backward pass always writes the first two
-        result = {f"v_{n}": torch.zeros_like(x) if need else None for (n, x), need in zip(tensors.items(), needed)}
-        result["v_abs"] = torch.zeros_like(means2d) if ctx.setup[1].absgrad else None
+        result = {
+            f"v_{n}": torch.zeros_like(x) if need else None
+            for (n, x), need in zip(tensors.items(), needed, strict=True)
+        }
+        if ctx.setup[1].absgrad:
+            result["v_abs"] = torch.zeros_like(means2d)
         for c, view in enumerate(ctx.views):
             call = _composite_args(ctx, c, {**tensors, **upstream, **result, "depth": depth})
             library.function("composite_backward", means2d.dtype)(view.handle, call)
-        if result["v_abs"] is not None:
+        if "v_abs" in result:
             means2d.absgrad = result["v_abs"]  # where gsplat puts it and its strategies look for it
-        return (*(result[f"v_{n}"] for n in SCREEN), None, None, None, None, None)
+        return (*(result.get(f"v_{n}") for n in SCREEN), None, None, None, None, None)
 
 
 def _composite_args(ctx: Any, c: int, tensors: dict[str, Tensor | None]) -> ctypes.Structure:

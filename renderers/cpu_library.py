@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +68,8 @@ def choose_variant() -> str:
     for name in [chosen] if chosen else known:
         if REQUIRED_FLAGS[name] <= flags:
             return name
-    raise RuntimeError(f"this CPU lacks {sorted(REQUIRED_FLAGS[chosen or list(known)[-1]] - flags)} for the cpu backend")
+    missing = REQUIRED_FLAGS[chosen or list(known)[-1]] - flags
+    raise RuntimeError(f"the cpu backend needs CPU features that this one lacks: {', '.join(sorted(missing))}")
 
 
 @cache
@@ -96,7 +99,7 @@ def _declare(library: ctypes.CDLL, suffix: str) -> None:
         function.restype, function.argtypes = result, arguments
 
 
-def function(name: str, dtype: torch.dtype) -> ctypes._CFuncPtr:
+def function(name: str, dtype: torch.dtype) -> Callable[..., Any]:
     """The exported function `s4_<name>` for float32 or float64."""
     return getattr(load(), f"s4_{name}_{REAL_SUFFIX[dtype]}")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 SH_COUNTS = (1, 4, 9, 16)  # degrees 0 to 3
@@ -74,16 +73,19 @@ class Screen:
 
 @dataclass(frozen=True)
 class Rendering:
-    """One image per camera. Where nothing is drawn, alpha and depth are 0 and the image is the background."""
+    """One image per camera. Where nothing is drawn, alpha and depth are 0 and the image is the background.
+
+    The last three are given when asked for and carry no gradient.
+    """
 
     image: Tensor  # [C, H, W, 3]
     alpha: Tensor  # [C, H, W] in [0, 1)
     depth: Tensor  # [C, H, W] expected z: sum(w z) / sum(w)
     features: Tensor | None  # [C, H, W, F] sum(w f): not divided by alpha
     screen: Screen
-    median_depth: Tensor | None = None  # [C, H, W] z of the Gaussian that takes T to 0.5 or below, 0 = none; no gradient
+    median_depth: Tensor | None = None  # [C, H, W] z of the Gaussian that takes T to 0.5 or below, 0 = none
     top_id: Tensor | None = None  # [C, H, W] int32 index of the Gaussian of largest weight, -1 = none
-    top_weight: Tensor | None = None  # [C, H, W] its weight; no gradient
+    top_weight: Tensor | None = None  # [C, H, W] its weight
 
 
 WANTS = ("median_depth", "top", "weight_sum")

@@ -23,11 +23,11 @@ C3 = (
 def sh_basis(directions: Tensor, count: int) -> Tensor:
     """Basis values [N, count] for unit directions [N, 3]; `count` is 1, 4, 9 or 16 (Sloan 2013, appendix A2)."""
     x, y, z = directions.unbind(-1)
+    xx, yy, zz = x * x, y * y, z * z
     basis = [torch.full_like(x, C0)]
     if count > 1:
         basis += [-C1 * y, C1 * z, -C1 * x]
     if count > 4:
-        xx, yy, zz = x * x, y * y, z * z
         basis += [C2[0] * x * y, C2[1] * y * z, C2[2] * (2 * zz - xx - yy), C2[3] * x * z, C2[4] * (xx - yy)]
     if count > 9:
         basis += [

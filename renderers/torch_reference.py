@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from renderers.checks import check_values
-from renderers.spherical_harmonics import sh_basis
 from renderers.data import (
     ALPHA_THRESHOLD,
     DEFAULT_MAX_ALPHA,
@@ -22,6 +21,7 @@ from renderers.data import (
     Rendering,
     Screen,
 )
+from renderers.spherical_harmonics import sh_basis
 
 TILE = 16  # pixels; only bounds the memory of the dense [P, V] matrices
 FRUSTUM_MARGIN = 0.3  # of tan(fov/2): how far outside the image the Jacobian's x/z may go (3DGS, gsplat)

@@ -10,6 +10,7 @@ peak of the resident memory during forward+backward over what it was before.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
 import platform
@@ -65,7 +66,7 @@ def load_points(path: Path | None, n: int, rng: np.random.Generator) -> dict[str
 
 
 def make_scene(path: Path | None, n: int, sh_count: int) -> tuple[Gaussians, Callable[[int, int], Cameras]]:
-    """The benchmark scene: scales from the distances of the three nearest neighbours, random rotations and opacities."""
+    """The benchmark scene: scales from the distances of the three nearest neighbours, random rotations."""
     rng = np.random.default_rng(0)
     data = load_points(path, n, rng)
     colors = data["colors"] / (255.0 if data["colors"].max() > 1.5 else 1.0)
@@ -125,6 +126,7 @@ def median_ms(action: Callable[[], None], repeats: int, threads: int, warm_up: b
 def peak_extra_mb(action: Callable[[], None]) -> float | None:
     """Peak resident memory of `action` over the resident memory before it; None where Linux's counters are missing."""
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # memory that the allocator merely kept would hide what the action takes
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     except OSError:
         return None
@@ -164,8 +166,10 @@ def measure(args: argparse.Namespace, n: int, size: tuple[int, int], threads: in
 
 
 def row(case: dict) -> str:
-    text = f"{case['points']:>7} {case['width']}x{case['height']} {case['threads']} thread {case['case'] or 'rgb+depth':<10}"
-    text += f" {case['forward_ms']:7.1f} / {case['forward_backward_ms']:7.1f} ms  peak +{case['peak_extra_mb'] or 0:.0f} MB"
+    size, what = f"{case['width']}x{case['height']}", case["case"] or "rgb+depth"
+    text = f"{case['points']:>7} {size} {case['threads']} thread {what:<10}"
+    text += f" {case['forward_ms']:7.1f} / {case['forward_backward_ms']:7.1f} ms"
+    text += f"  peak +{case['peak_extra_mb'] or 0:.0f} MB"
     return text + (f"  {case['speedup']:.0f}x torch" if "speedup" in case else "")
 
 
