@@ -17,6 +17,9 @@ from renderers.checks import check_values
 from renderers.data import DEFAULT_MAX_ALPHA, Cameras, Gaussians, RasterOptions, Rendering, Screen
 
 RAW = ("means", "quats", "log_scales", "logit_opacities", "sh", "colors", "world_to_cam")
+MAX_ABSGRAD_FEATURES = (
+    32  # absolute values do not add up over several passes (csrc/view.h: MAX_PASS less RGB and depth)
+)
 SCREEN = ("means2d", "rows", "features", "background")
 
 
@@ -32,6 +35,10 @@ def render(
         raise ValueError(f"means must be on the CPU for backend 'cpu', got {gaussians.means.device}")
     if cameras.K.requires_grad and torch.is_grad_enabled():
         raise ValueError("K must not require grad with backend 'cpu': use backend 'torch'")
+    if options.absgrad and features is not None and features.shape[-1] > MAX_ABSGRAD_FEATURES:
+        raise ValueError(
+            f"absgrad takes at most {MAX_ABSGRAD_FEATURES} features with backend 'cpu', got {features.shape[-1]}"
+        )
     raw = [getattr(gaussians, name) for name in RAW[:-1]]
     means2d, rows, radii, status = _Project.apply(*raw, cameras.world_to_cam, cameras, options)
     if status:

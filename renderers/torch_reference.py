@@ -50,15 +50,19 @@ def render(
     check_values(gaussians, features)
     C, N = len(cameras), len(gaussians)
     means2d = _project_means(gaussians.means, cameras, options)  # [C, N, 2], the tensor that keeps .grad
+    absgrad = None
     if means2d.requires_grad:
         means2d.retain_grad()
+        if options.absgrad:
+            absgrad = torch.zeros_like(means2d)
+            means2d.absgrad = absgrad  # type: ignore[attr-defined]  # where gsplat puts it
     radii = torch.zeros(C, N, 2, dtype=torch.int32, device=means2d.device)
     pictures = []
     for c in range(C):
         projected = _project(gaussians, cameras, c, means2d[c], options)
         radii[c, projected.ids] = projected.radii
         channels = _channels(gaussians, cameras, c, features, projected)
-        pictures.append(_composite(projected, channels, cameras, N, options))
+        pictures.append(_composite(projected, channels, cameras, options, None if absgrad is None else absgrad[c], N))
     return _assemble(pictures, Screen(means2d, radii, None), background, want, features is not None)
 
 
@@ -141,9 +145,14 @@ def _channels(gaussians: Gaussians, cameras: Cameras, c: int, features: Tensor |
 
 
 def _composite(
-    projected: Projected, channels: Tensor, cameras: Cameras, N: int, options: RasterOptions
+    projected: Projected,
+    channels: Tensor,
+    cameras: Cameras,
+    options: RasterOptions,
+    absgrad: Tensor | None,
+    N: int,
 ) -> dict[str, Tensor]:
-    """Blend tile by tile; returns maps [H, W, ...] and the weight sums [N]."""
+    """Blend tile by tile; returns maps [H, W, ...] and the weight sums [N]. Backward fills absgrad [N, 2]."""
     max_alpha = DEFAULT_MAX_ALPHA if options.max_alpha is None else options.max_alpha
     H, W, device = cameras.height, cameras.width, channels.device
     weight_sum = channels.new_zeros(N)
@@ -156,7 +165,7 @@ def _composite(
                 torch.arange(x0, min(x0 + TILE, W), device=device),
                 indexing="ij",
             )
-            tile, touched, sums = _composite_tile(projected, channels, x, y, max_alpha)
+            tile, touched, sums = _composite_tile(projected, channels, x, y, max_alpha, absgrad)
             weight_sum.index_add_(0, touched, sums)
             tiles.append(tile)
         bands.append({k: torch.cat([tile[k] for tile in tiles], 1) for k in tiles[0]})
@@ -165,15 +174,22 @@ def _composite(
 
 
 def _composite_tile(
-    projected: Projected, channels: Tensor, x: Tensor, y: Tensor, max_alpha: float
+    projected: Projected, channels: Tensor, x: Tensor, y: Tensor, max_alpha: float, absgrad: Tensor | None
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     shape, dtype = x.shape, channels.dtype
     center = projected.means2d.detach()
     low, high = center - projected.radii - 1, center + projected.radii + 1
     touch = (high[:, 0] > x[0, 0]) & (low[:, 0] < x[0, -1] + 1) & (high[:, 1] > y[0, 0]) & (low[:, 1] < y[-1, 0] + 1)
     k = torch.nonzero(touch)[:, 0]
-    dx = (x.reshape(-1, 1) + 0.5).to(dtype) - projected.means2d[k, 0]  # [P, V]
-    dy = (y.reshape(-1, 1) + 0.5).to(dtype) - projected.means2d[k, 1]
+    means2d = projected.means2d[k].expand(x.numel(), -1, -1)  # [P, V, 2]
+    if absgrad is not None:
+
+        def add_absolute(v: Tensor) -> None:
+            absgrad.index_add_(0, projected.ids[k], v.abs().sum(0))
+
+        means2d.register_hook(add_absolute)
+    dx = (x.reshape(-1, 1) + 0.5).to(dtype) - means2d[..., 0]
+    dy = (y.reshape(-1, 1) + 0.5).to(dtype) - means2d[..., 1]
     u, s, v = projected.whitening[k].unbind(-1)
     sigma = 0.5 * ((u * (dx + s * dy)) ** 2 + (v * dy) ** 2)
     alpha = torch.clamp_max(projected.opacities[k] * torch.exp(-sigma), max_alpha)

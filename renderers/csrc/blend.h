@@ -81,16 +81,17 @@ template <class T> S4_INLINE uint64_t touched_blocks(const Splat<T>& r, T x0, T 
     return word;
 }
 
-// Runs f<channels of the pass>(first channel) over all channels, at most 36 at a time.
+// Runs f(channels of the pass, first channel) until all channels of the view are done.
 template <class F> void for_channel_passes(int channels, F&& f) {
     for (int done = 0; done < channels;) {
-        const int left = channels - done;
-        auto run = [&](auto count) { f(count, done), done += count; };
-        if (left >= 36) run(std::integral_constant<int, 36>{});
-        else if (left >= 20) run(std::integral_constant<int, 20>{});
-        else if (left >= 12) run(std::integral_constant<int, 12>{});
-        else if (left >= 8) run(std::integral_constant<int, 8>{});
-        else run(std::integral_constant<int, 4>{});
+        const int pass = pass_channels(channels - done);
+        auto run = [&](auto count) {
+            if (count == pass) f(count, done);
+        };
+        run(std::integral_constant<int, 4>{}), run(std::integral_constant<int, 8>{});
+        run(std::integral_constant<int, 12>{}), run(std::integral_constant<int, 20>{});
+        run(std::integral_constant<int, MAX_PASS>{});
+        done += pass;
     }
 }
 

@@ -26,6 +26,15 @@ constexpr double LOG2_SCALE = 0.84932180028801904;  // sqrt(log2(e) / 2): sigma 
 
 extern std::atomic<int64_t> live_views;
 
+// Channels that one pass over the tiles blends: the smallest compiled size that holds those left, at most MAX_PASS.
+constexpr int MAX_PASS = 36;
+inline int pass_channels(int64_t left) { return left <= 4 ? 4 : left <= 8 ? 8 : left <= 12 ? 12 : left <= 20 ? 20 : MAX_PASS; }
+inline int padded_channels(int64_t count) {
+    int total = 0;
+    while (total < count) total += pass_channels(count - total);
+    return total;
+}
+
 struct AlignedFree {
     void operator()(void* p) const { std::free(p); }
 };
@@ -65,7 +74,7 @@ struct Entry {
 };
 
 template <class T> struct View {
-    int W, H, tiles_x, tiles_y, channels, stride;  // channels: RGB, depth, features, zero-padded to a multiple of 4
+    int W, H, tiles_x, tiles_y, channels, stride;  // channels: RGB, depth, features, zero-padded to whole passes
     int64_t drawn = 0, pairs = 0;
     Buffer<uint32_t> ids;         // [drawn] Gaussian of each splat, nearest first
     Buffer<T> splats;             // [drawn, stride]
@@ -78,7 +87,7 @@ template <class T> struct View {
 
     View(const CompositeArgs& a) : W(a.width), H(a.height) {
         tiles_x = (W + TILE_W - 1) / TILE_W, tiles_y = (H + TILE_H - 1) / TILE_H;
-        channels = (4 + a.F + 3) / 4 * 4;
+        channels = padded_channels(4 + a.F);
         stride = SPLAT_FLOATS + channels;
         ++live_views;
     }
