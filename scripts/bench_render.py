@@ -16,7 +16,6 @@ import math
 import platform
 import re
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ from renderers.cpu_library import describe
 POINTS = (10_000, 50_000, 200_000)
 SIZES = ((320, 240), (640, 480))
 CHANNELS = 4  # RGB and depth
+THREADS = (1, 2)
 
 
 def procedural_points(n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -111,16 +111,13 @@ def run(gaussians: Gaussians, cameras: Cameras, features: Tensor | None, backend
             x.grad = None
 
 
-def median_ms(action: Callable[[], None], repeats: int, threads: int, warm_up: bool = True) -> float:
-    clock = time.process_time if threads == 1 else time.perf_counter
-    if warm_up:
-        action()
-    times = []
-    for _ in range(repeats):
-        start = clock()
-        action()
-        times.append(1e3 * (clock() - start))
-    return statistics.median(times)
+def time_ms(action: Callable[[], None], threads: int) -> float:
+    torch.set_num_threads(threads)
+    # CPU time of this thread alone: idle OpenMP workers spin for a while after a run with two
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    start = clock()
+    action()
+    return 1e3 * (clock() - start)
 
 
 def peak_extra_mb(action: Callable[[], None]) -> float | None:
@@ -141,28 +138,35 @@ def peak_extra_mb(action: Callable[[], None]) -> float | None:
     return (resident("VmHWM") - before) / 1024
 
 
-def measure(args: argparse.Namespace, n: int, size: tuple[int, int], threads: int, extra: str = "") -> dict:
-    torch.set_num_threads(threads)
+def measure(args: argparse.Namespace, n: int, size: tuple[int, int], extra: str = "") -> list[dict]:
+    """One case with one and with two threads, taken in turns so that both see the same machine."""
     gaussians, cameras_of = make_scene(args.points, n, 16 if extra == "sh3" else 0)
     cameras = cameras_of(*size)
     features = torch.randn(n, 16, requires_grad=True) if extra == "features16" else None
-    repeats = 5 if args.quick else args.repeats
 
     def action(backend: str, backward: bool) -> Callable[[], None]:
         return lambda: run(gaussians, cameras, features, backend, backward)
 
     with torch.no_grad():
         visible = int((rasterize(gaussians, cameras, backend="cpu").screen.radii[..., 0] > 0).sum())
-    case = {"points": n, "visible": visible, "width": size[0], "height": size[1], "threads": threads, "case": extra}
+    case = {"points": n, "visible": visible, "width": size[0], "height": size[1], "case": extra}
     case["channels"] = CHANNELS + (16 if extra == "features16" else 0)
-    case["peak_extra_mb"] = peak_extra_mb(action("cpu", True))  # first run: nothing is in the allocator's caches yet
-    case["forward_ms"] = median_ms(action("cpu", False), repeats, threads)
-    case["forward_backward_ms"] = median_ms(action("cpu", True), repeats, threads)
-    if not args.no_reference and not extra:
-        reference = median_ms(action("torch", True), 1, threads, warm_up=False)
-        case["reference_forward_backward_ms"] = reference
-        case["speedup"] = reference / case["forward_backward_ms"]
-    return case
+    case["peak_extra_mb"] = peak_extra_mb(action("cpu", True))
+    cases = [case | {"threads": threads} for threads in THREADS]
+    names = {"forward_ms": False, "forward_backward_ms": True}
+    times: dict[tuple[str, int], list[float]] = {(name, t): [] for name in names for t in THREADS}
+    for repeat in range(1 + (5 if args.quick else args.repeats)):
+        for (name, threads), taken in times.items():
+            ms = time_ms(action("cpu", names[name]), threads)
+            if repeat:  # the first warms up
+                taken.append(ms)
+    for case in cases:
+        case |= {name: statistics.median(times[name, case["threads"]]) for name in names}
+        if not args.no_reference and not extra:
+            reference = time_ms(action("torch", True), case["threads"])
+            case["reference_forward_backward_ms"] = reference
+            case["speedup"] = reference / case["forward_backward_ms"]
+    return cases
 
 
 def row(case: dict) -> str:
@@ -182,13 +186,13 @@ def main() -> None:
     parser.add_argument("--no-reference", action="store_true", help="skip the torch rasterizer (minutes at 200k)")
     args = parser.parse_args()
     points = POINTS[:2] if args.quick else POINTS
-    plan = [(n, size, threads, "") for threads in (1, 2) for n in points for size in SIZES]
-    plan += [(points[-1], SIZES[-1], 1, extra) for extra in ("sh3", "features16")]
+    plan = [(n, size, "") for n in points for size in SIZES]
+    plan += [(points[-1], SIZES[-1], extra) for extra in ("sh3", "features16")]
     cases = []
-    for n, size, threads, extra in plan:
-        cases.append(measure(args, n, size, threads, extra))
-        sys.stdout.write(row(cases[-1]) + "\n")
-        sys.stdout.flush()
+    for n, size, extra in plan:
+        for case in measure(args, n, size, extra):
+            cases.append(case)
+            print(row(case), flush=True)
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     machine = {"cpu": model.group(1) if model else platform.processor(), "torch": torch.__version__, **describe()}
