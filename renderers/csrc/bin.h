@@ -13,6 +13,10 @@ template <class T> struct DepthKey;
 template <> struct DepthKey<float> { using type = uint32_t; };
 template <> struct DepthKey<double> { using type = uint64_t; };
 
+// A parallel region costs a wait for the slowest thread; below this many items it does not pay.
+constexpr int64_t MIN_PARALLEL = 16384;
+inline int threads_for(int64_t items, int threads) { return items < MIN_PARALLEL ? 1 : threads; }
+
 struct Range {
     int64_t begin, end;
 };
@@ -20,7 +24,8 @@ inline Range share(int64_t n, int part, int parts) { return {n * part / parts, n
 
 // ids of the drawn Gaussians in the order of their index; keys = bits of the (positive) depth
 template <class T>
-int64_t collect_drawn(const CompositeArgs& a, int threads, Buffer<uint32_t>& ids, Buffer<typename DepthKey<T>::type>& keys) {
+int64_t collect_drawn(const CompositeArgs& a, Buffer<uint32_t>& ids, Buffer<typename DepthKey<T>::type>& keys) {
+    const int threads = threads_for(a.N, a.threads);
     std::vector<int64_t> count(threads + 1, 0);
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int p = 0; p < threads; ++p) {
@@ -48,7 +53,7 @@ int64_t collect_drawn(const CompositeArgs& a, int threads, Buffer<uint32_t>& ids
 // Stable least-significant-digit radix sort of (key, id), 11 bits a pass; each part counts and scatters its own range.
 template <class K> void radix_sort(int64_t n, int threads, Buffer<K>& keys, Buffer<uint32_t>& ids) {
     constexpr int BITS = 11, BINS = 1 << BITS;
-    const int parts = n < 4096 ? 1 : threads;
+    const int parts = threads_for(n, threads);
     auto keys2 = make_buffer<K>(n);
     auto ids2 = make_buffer<uint32_t>(n);
     std::vector<uint32_t> where(size_t(parts) * BINS);
@@ -175,15 +180,15 @@ template <class T> void list_tiles(View<T>& view, int threads) {
 }
 
 // Returns false if a colour or feature of a drawn Gaussian is not finite.
-template <class T> bool bin(const CompositeArgs& a, View<T>& view, int threads) {
+template <class T> bool bin(const CompositeArgs& a, View<T>& view) {
     Buffer<typename DepthKey<T>::type> keys;
-    view.drawn = collect_drawn<T>(a, threads, view.ids, keys);
-    radix_sort(view.drawn, threads, keys, view.ids);
+    view.drawn = collect_drawn<T>(a, view.ids, keys);
+    radix_sort(view.drawn, a.threads, keys, view.ids);
     view.splats = make_buffer<T>(view.drawn * view.stride);
     int64_t bad = 0;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(| : bad)
+#pragma omp parallel for num_threads(a.threads) schedule(static) reduction(| : bad)
     for (int64_t i = 0; i < view.drawn; ++i) bad |= !pack_splat(a, view, i);
-    if (!bad) list_tiles(view, threads);
+    if (!bad) list_tiles(view, threads_for(view.drawn, a.threads));
     return !bad;
 }
 

@@ -74,7 +74,7 @@ extern "C" void S4_NAME(s4_project_backward)(ProjectArgs* args) {
 extern "C" void* S4_NAME(s4_composite)(CompositeArgs* args, int64_t keep, int64_t* status) {
     try {
         auto view = std::make_unique<View<REAL>>(*args);
-        *status = bin(*args, *view, args->threads) ? 0 : BAD_COLORS;
+        *status = bin(*args, *view) ? 0 : BAD_COLORS;
         if (*status == 0) blend_forward(*args, *view);
         return keep && *status == 0 ? view.release() : nullptr;
     } catch (const std::bad_alloc&) {
