@@ -13,6 +13,9 @@ from renderers.data import SH_COUNTS, WANTS, Cameras, Gaussians, RasterOptions
 
 MAX_IMAGE_SIDE = 16384  # pixels; beyond it a tile index no longer fits the C++ backend's arithmetic
 MAX_LOG_SCALE = 20.0  # exp(20) = 4.9e8 scene units: larger ones overflow float32 on screen
+MIN_NEAR, MAX_FAR = 1e-6, 1e20  # depths whose inverse square float32 holds
+MIN_EPS2D = 1e-4  # px^2: below it a flat Gaussian seen edge-on has gradients that float32 does not hold
+MAX_THREADS = 1024
 ROTATION_TOLERANCE = 1e-3  # of R R^T - 1: float32 poses from files pass, scaled or sheared ones do not
 
 
@@ -28,6 +31,8 @@ def check_inputs(
     means = gaussians.means
     if not isinstance(means, Tensor) or means.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"means must be a float32 or float64 tensor, got {_what(means)}")
+    if means.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"means must be on the CPU or a CUDA GPU, got {means.device}")
     N, C = _rows(means, "means"), _rows(cameras.world_to_cam, "world_to_cam")
     if C == 0:
         raise ValueError("world_to_cam must hold at least one camera, got shape [0, ...]")
@@ -37,12 +42,12 @@ def check_inputs(
         per_camera = isinstance(features, Tensor) and features.ndim == 3
         _check(features, "features", (C, N, None) if per_camera else (N, None), like=means)
     if background is not None:
-        _check(background, "background", (C, 3) if background.ndim == 2 else (3,), like=means)
+        per_camera = isinstance(background, Tensor) and background.ndim == 2
+        _check(background, "background", (C, 3) if per_camera else (3,), like=means)
         check_finite(background, "background")
         background = background.expand(C, 3)
-    unknown = set(want) - set(WANTS) if not isinstance(want, str) else {want}
-    if unknown:
-        raise ValueError(f"want must be a collection of {', '.join(WANTS)}, got {sorted(unknown)}")
+    if not isinstance(want, Collection) or isinstance(want, str) or not all(w in WANTS for w in want):
+        raise ValueError(f"want must be a collection of {', '.join(WANTS)}, got {want!r}")
     _check_options(options)
     return background
 
@@ -104,8 +109,10 @@ def _check_cameras(cameras: Cameras, C: int, like: Tensor) -> None:
     error = (R @ R.mT - torch.eye(3, dtype=torch.float64)).abs().amax((1, 2))
     bottom = (pose[:, 3] - torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)).abs().amax(1)
     for c in range(C):
-        if error[c] > ROTATION_TOLERANCE or bottom[c] > ROTATION_TOLERANCE:
-            raise ValueError(f"world_to_cam must be rigid (R R^T = 1, last row 0 0 0 1), got {pose[c].tolist()}")
+        if error[c] > ROTATION_TOLERANCE or bottom[c] > ROTATION_TOLERANCE or torch.det(R[c]) < 0:
+            raise ValueError(
+                f"world_to_cam must be rigid (R R^T = 1, det R = 1, last row 0 0 0 1), got {pose[c].tolist()}"
+            )
         if not (K[c, 0, 0] > 0 and K[c, 1, 1] > 0):
             raise ValueError(f"K must have positive focal lengths, got {K[c].tolist()}")
         if K[c, 0, 1] != 0 or K[c, 1, 0] != 0 or K[c, 2].tolist() != [0.0, 0.0, 1.0]:
@@ -113,14 +120,15 @@ def _check_cameras(cameras: Cameras, C: int, like: Tensor) -> None:
 
 
 def _check_options(options: RasterOptions) -> None:
-    if not 0 < options.near < options.far:
-        raise ValueError(f"near and far must satisfy 0 < near < far, got {options.near} and {options.far}")
-    if not 0 <= options.eps2d < math.inf:
-        raise ValueError(f"eps2d must be finite and not negative, got {options.eps2d}")
+    if not MIN_NEAR <= options.near < options.far <= MAX_FAR:
+        rule = f"{MIN_NEAR} <= near < far <= {MAX_FAR}"
+        raise ValueError(f"near and far must satisfy {rule}, got {options.near} and {options.far}")
+    if not MIN_EPS2D <= options.eps2d < math.inf:
+        raise ValueError(f"eps2d must be finite and at least {MIN_EPS2D} px^2, got {options.eps2d}")
     if options.max_alpha is not None and not 0 < options.max_alpha <= 0.9999:
         raise ValueError(f"max_alpha must be in (0, 0.9999], got {options.max_alpha}")
-    if options.threads is not None and options.threads < 1:
-        raise ValueError(f"threads must be at least 1, got {options.threads}")
+    if options.threads is not None and not (isinstance(options.threads, int) and 1 <= options.threads <= MAX_THREADS):
+        raise ValueError(f"threads must be an integer from 1 to {MAX_THREADS}, got {options.threads!r}")
 
 
 def _rows(tensor: Tensor, name: str) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from renderers import cpu_library as library
-from renderers.checks import check_values
+from renderers.checks import check_finite, check_values
 from renderers.data import DEFAULT_MAX_ALPHA, Cameras, Gaussians, RasterOptions, Rendering, Screen
 
 RAW = ("means", "quats", "log_scales", "logit_opacities", "sh", "colors", "world_to_cam")
@@ -39,6 +39,9 @@ def render(
         raise ValueError(
             f"absgrad takes at most {MAX_ABSGRAD_FEATURES} features with backend 'cpu', got {features.shape[-1]}"
         )
+    for name in ("sh", "colors", "features"):  # the rest is checked where C++ reads it
+        if (values := features if name == "features" else getattr(gaussians, name)) is not None:
+            check_finite(values, name)
     raw = [getattr(gaussians, name) for name in RAW[:-1]]
     means2d, rows, radii, status = _Project.apply(*raw, cameras.world_to_cam, cameras, options)
     if status:

@@ -77,26 +77,35 @@ template <class T, int C, bool ABS> struct PairSums {
     V8<T> moment[8], channel[C];  // moment[6], moment[7]: sums of absolute screen gradients
     PairSums() {
         for (auto& x : moment) x = V8<T>(T(0));
-        for (auto& x : channel) x = V8<T>(T(0));
+        for (int c = 0; c < 4; ++c) channel[c] = V8<T>(T(0));
     }
 };
 
 template <class T> struct Sample {
-    V8<T> alpha, inverse, X, Y;  // inverse = 1 / (1 - alpha)
+    V8<T> alpha, inverse, X, Y;  // inverse = 1 / (1 - alpha); later alpha holds the weight
 };
 
 template <class T, int C, bool ABS>
-S4_INLINE void blend_backward(BackwardBlock<T, C>& p, const Sample<T>& a, const TileSplat<T>& s, const T* channel,
+S4_INLINE void blend_backward(BackwardBlock<T, C>& p, Sample<T>& a, const TileSplat<T>& s, const T* channel,
                               T max_alpha, PairSums<T, C, ABS>& sums) {
     using V = V8<T>;
     p.T_now *= a.inverse;
     const V weight = a.alpha * p.T_now;
-    V d = p.v[0] * channel[0];
-    for (int c = 1; c < C; ++c) d += p.v[c] * channel[c];
+    V d;
+    if constexpr (C == 4) {
+        d = p.v[0] * channel[0] + p.v[1] * channel[1] + p.v[2] * channel[2] + p.v[3] * channel[3];
+    } else {  // four chains instead of one of length C
+        V dots[4];
+        for (int c = 0; c < 4; ++c) dots[c] = p.v[c] * channel[c];
+        for (int c = 4; c < C; ++c) dots[c % 4] += p.v[c] * channel[c];
+        d = (dots[0] + dots[1]) + (dots[2] + dots[3]);
+    }
     const V v_alpha = p.T_now * d - p.behind * a.inverse;
     p.behind += weight * d;
-    for (int c = 0; c < C; ++c) sums.channel[c] += weight * p.v[c];
     const V m = where(a.alpha < V(max_alpha), a.alpha * v_alpha);  // a clamped alpha does not move
+    if constexpr (C == 4)
+        for (int c = 0; c < C; ++c) sums.channel[c] += weight * p.v[c];
+    a.alpha = weight;
     const V mX = m * a.X, mY = m * a.Y;
     sums.moment[M0] += m;
     sums.moment[MX] += mX;
@@ -120,6 +129,32 @@ template <class T, int C, bool ABS> S4_INLINE void store_sums(const PairSums<T, 
     for (int c = 0; c < C; ++c) slot[KEPT + first + c] = out[8 + c];
 }
 
+// All touched blocks of one tile: first alpha everywhere, then transmittance and sums, so that the latency of the
+// exponential and of the division overlaps from block to block.
+template <class T, int C, bool ABS>
+S4_INLINE void blend_blocks_backward(BackwardTile<T, C>& tile, uint64_t blocks, int entry, const TileSplat<T>& s,
+                                     const T* channel, T max_alpha, PairSums<T, C, ABS>& sums) {
+    using I = typename IntOf<T>::type;
+    Sample<T> samples[TILE_BLOCKS], *sample = samples;
+    for (uint64_t left = blocks; left; left &= left - 1, ++sample) {
+        const int b = __builtin_ctzll(left);
+        const V8<T> t = s.exponent(b % 8, b / 8, sample->X, sample->Y);
+        const Mask8<T> used = (t >= LOG2_THRESHOLD<T>) & (tile.block[b].last > Mask8<T>(I(entry)));
+        sample->alpha = where(used, min(exp2_fast(t), V8<T>(max_alpha)));
+        sample->inverse = T(1) / (T(1) - sample->alpha);
+    }
+    sample = samples;
+    for (uint64_t left = blocks; left; left &= left - 1)
+        blend_backward<T, C, ABS>(tile.block[__builtin_ctzll(left)], *sample++, s, channel, max_alpha, sums);
+    for (int c = 0; c < C && C > 4; c += 4) {  // four sums at a time stay in registers
+        sample = samples;
+        V8<T> part[4] = {V8<T>(T(0)), V8<T>(T(0)), V8<T>(T(0)), V8<T>(T(0))};
+        for (uint64_t left = blocks; left; left &= left - 1, ++sample)
+            for (int k = 0; k < 4; ++k) part[k] += sample->alpha * tile.block[__builtin_ctzll(left)].v[c + k];
+        for (int k = 0; k < 4; ++k) sums.channel[c + k] = part[k];
+    }
+}
+
 template <class T, int C, bool ABS>
 void backward_tile(const CompositeArgs& a, const View<T>& view, BackwardTile<T, C>& tile, int64_t index, int first,
                    T* slots) {
@@ -130,8 +165,6 @@ void backward_tile(const CompositeArgs& a, const View<T>& view, BackwardTile<T, 
     for (int e = used; e < count && first == 0; ++e)
         std::memset(slots + int64_t(entries[e].slot) * width, 0, width * sizeof(T));
     load_tile(a, view, tile, tx, ty, first);
-    using I = typename IntOf<T>::type;
-    Sample<T> samples[TILE_BLOCKS];
     uint64_t awake = 0;
     int sleeping = 0;
     for (int e = used - 1; e >= 0; --e) {
@@ -150,17 +183,7 @@ void backward_tile(const CompositeArgs& a, const View<T>& view, BackwardTile<T, 
         }
         const TileSplat<T> s(r, x0, y0);
         PairSums<T, C, ABS> sums;
-        Sample<T>* sample = samples;
-        for (uint64_t left = blocks; left; left &= left - 1, ++sample) {
-            const int b = __builtin_ctzll(left);
-            const V8<T> t = s.exponent(b % 8, b / 8, sample->X, sample->Y);
-            const Mask8<T> used = (t >= LOG2_THRESHOLD<T>) & (tile.block[b].last > Mask8<T>(I(e)));
-            sample->alpha = where(used, min(exp2_fast(t), V8<T>(max_alpha)));
-            sample->inverse = T(1) / (T(1) - sample->alpha);
-        }
-        sample = samples;
-        for (; blocks; blocks &= blocks - 1)
-            blend_backward<T, C, ABS>(tile.block[__builtin_ctzll(blocks)], *sample++, s, channel, max_alpha, sums);
+        blend_blocks_backward(tile, blocks, e, s, channel, max_alpha, sums);
         store_sums(sums, slot, first);
     }
 }

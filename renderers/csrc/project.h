@@ -51,7 +51,7 @@ template <class T> S4_INLINE void rotate(Splat8<T>& s) {
     V q[4], n2(T(0));
     for (int i = 0; i < 4; ++i) q[i] = s.quat[i] * shrink, n2 += q[i] * q[i];
     V inv = T(1) / max(sqrt(n2), V(T(1e-12)));
-    s.inv_norm = inv * shrink;
+    s.inv_norm = where(n2 > T(0), inv * shrink);  // a zero quaternion is the identity and has no gradient
     for (int i = 0; i < 4; ++i) s.quat[i] = q[i] * inv;
     V w = s.quat[0], x = s.quat[1], y = s.quat[2], z = s.quat[3];
     V two(T(2)), one(T(1));
