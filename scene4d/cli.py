@@ -19,6 +19,9 @@ from scene4d.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_OUT_OF_MEMORY, I
 
 COMMANDS = {
     "doctor": ("scene4d.commands.doctor", "say what works on this machine, what does not, and how to fix it"),
+    "info": ("scene4d.commands.info", "say what a project holds, and whether its files are whole"),
+    "inspect": ("scene4d.commands.inspect", "look at a capture before a fit does; estimate cameras where it has none"),
+    "sample": ("scene4d.commands.sample", "write a sample capture: a synthetic world with its truth, or a real one"),
 }
 
 

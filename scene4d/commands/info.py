@@ -1,0 +1,106 @@
+"""`scene4d info`: what a project holds, and whether its files are whole."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from scene4d.files.project import Project
+
+
+@dataclass(frozen=True)
+class Config:
+    """Say what a project NAME.s4d holds: counts, time range, handles, instances, cameras, size, runs.
+
+    Every file is compared with its sha256. Exit code 2 where one is missing or damaged, with one line that names it.
+    """
+
+    project: Annotated[Path, tyro.conf.Positional]
+    """The project folder, NAME.s4d."""
+
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(config: Config) -> int:
+    from scene4d.files.project import load_project  # not at the top: `scene4d info --help` does without torch
+
+    facts = describe(config.project, load_project(config.project))
+    if config.json:
+        sys.stdout.write(json_format.dumps(facts, indent=1) + "\n")
+    else:
+        show(facts)
+    return 0
+
+
+def describe(path: Path, project: Project) -> dict[str, Any]:
+    """What `info` tells of a project that has just been loaded, as JSON can hold it."""
+    from scene4d.files.project import RUNS, blob_sizes
+    from scene4d.runs import CONFIG, METRICS, list_runs
+
+    scene = project.scene
+    return {
+        "project": str(path),
+        "gaussians": len(scene.means),
+        "sh_degree": round(scene.sh.shape[1] ** 0.5) - 1,
+        "residual_coefficients": scene.velocities.shape[1],
+        "handles": len(scene.handle_instances),
+        "knots": len(scene.knot_times),
+        "moving": int((scene.handle_ids >= 0).any(1).sum()),
+        "instances": len(scene.instances.unique()),
+        "labels": len(scene.labels.unique()),
+        "time_range": scene.time_range,
+        "canonical_time": project.canonical_time,
+        "fps": project.fps,
+        "units": project.units,
+        "capture": project.capture,
+        "cameras": len(project.cameras),
+        "edits": len(project.edits),
+        "bytes": blob_sizes(path),
+        "sha256_ok": True,  # else it had not been loaded
+        "runs": [
+            {"name": run.name, "finished": (run / METRICS).is_file()}
+            for run in list_runs(path / RUNS)
+            if (run / CONFIG).is_file()
+        ],
+    }
+
+
+def show(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    degree, residual = facts["sh_degree"], facts["residual_coefficients"]
+    time = facts["time_range"]
+    sizes = [f"{name} {count / 1e6:.2f} MB" for name, count in facts["bytes"].items()]
+    unfinished = sum(not run["finished"] for run in facts["runs"])
+    rows = {
+        "Gaussians": f"{facts['gaussians']:,}, SH degree {degree}, residual of degree {residual}",
+        "on handles": f"{facts['moving']:,}",
+        "handles": f"{facts['handles']} with {facts['knots']} knots",
+        "instances": f"{facts['instances']}, {facts['labels']} labels",
+        "time": f"{time[0]:.4g} to {time[1]:.4g} s" if time else "nothing changes",
+        "canonical at": f"{facts['canonical_time']:.4g} s",
+        "frame rate": f"{facts['fps']:g} fps" if facts["fps"] else "unknown",
+        "units": facts["units"],
+        "capture": facts["capture"] or "none",
+        "cameras": str(facts["cameras"]),
+        "edits": str(facts["edits"]),
+        "runs": f"{len(facts['runs'])}, {unfinished} not finished",
+        "size": ", ".join(sizes),
+        "sha256": "all files are as they were written",
+    }
+    for name, text in rows.items():
+        table.add_row(name, text)
+    console.print(facts["project"], style="bold", markup=False)
+    console.print(table, markup=False)
