@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("renderers", "scene4d", "editors", "viewer")  # each may import itself and those to its left
 HOMES = {  # the only places in the packages that import a heavy library
     "gsplat": ("renderers/gsplat_cuda.py", "scene4d/fitting/"),
-    "pycolmap": ("scene4d/captures/colmap_child.py",),
+    "pycolmap": ("scene4d/captures/",),
     "transformers": ("scene4d/models.py",),
     "open3d": ("scene4d/files/meshes.py",),
     "diffusers": ("editors/backbones/",),

@@ -75,12 +75,11 @@ def main(config: Config) -> None:
 
 def write_world(config: Config) -> None:
     import torch
-
-    torch.set_num_threads(1)  # tracing is many small operations: threads wait for each other more than they help
     from rich.progress import Progress
 
     from scene4d.worlds import CaptureOptions, Noise, arc_rig, capture_world, make_world, moving_rig
 
+    torch.set_num_threads(1)  # tracing is many small operations: threads wait for each other more than they help
     world = make_world(config.name, config.lit)
     if config.rig == "arc":
         rig = arc_rig(world, config.width, config.height)
