@@ -31,12 +31,12 @@ def check_inputs(
     means = gaussians.means
     if not isinstance(means, Tensor) or means.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"means must be a float32 or float64 tensor, got {_what(means)}")
-    if means.device.type not in ("cpu", "cuda"):
-        raise ValueError(f"means must be on the CPU or a CUDA GPU, got {means.device}")
     N, C = _rows(means, "means"), _rows(cameras.world_to_cam, "world_to_cam")
     if C == 0:
         raise ValueError("world_to_cam must hold at least one camera, got shape [0, ...]")
     _check_gaussians(gaussians, N)
+    if means.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"means must be on the CPU or a CUDA GPU, got {means.device}")
     _check_cameras(cameras, C, like=means)
     if features is not None:
         per_camera = isinstance(features, Tensor) and features.ndim == 3

@@ -109,20 +109,20 @@ def _project(gaussians: Gaussians, cameras: Cameras, c: int, means2d: Tensor, op
     J = torch.stack([fz[:, 0], zero, -fz[:, 0] * slope[:, 0], zero, fz[:, 1], -fz[:, 1] * slope[:, 1]], -1)
     M = rotation_matrices(gaussians.quats[ids]) * torch.exp(gaussians.log_scales[ids])[:, None, :]
     V = J.reshape(-1, 2, 3) @ R @ M  # cov2d = V V^T + eps2d
+    size_px = V.detach().abs().amax((1, 2)).clamp_min(1)  # keeps the squares of huge splats finite; cancels out
+    V, eps2d = V / size_px[:, None, None], options.eps2d / size_px**2
     xx, xy, yy = (V[:, 0] ** 2).sum(-1), (V[:, 0] * V[:, 1]).sum(-1), (V[:, 1] ** 2).sum(-1)
     cross = torch.linalg.norm(torch.linalg.cross(V[:, 0], V[:, 1]), dim=-1)  # cross^2 = det(V V^T), no cancellation
-    det = cross**2 + options.eps2d * (xx + yy) + options.eps2d**2
-    xx, yy = xx + options.eps2d, yy + options.eps2d
-    flat = det <= 0  # only with eps2d = 0: not drawn, and kept out of the divisions
-    det, yy = torch.where(flat, 1.0, det), torch.where(flat, 1.0, yy)
+    det = cross**2 + eps2d * (xx + yy) + eps2d**2
+    xx, yy = xx + eps2d, yy + eps2d
     opacities = torch.sigmoid(gaussians.logit_opacities[ids])
     if options.antialiased:
         opacities = opacities * (cross / torch.sqrt(det))
-    whitening = torch.stack([torch.sqrt(yy / det), -xy / yy, torch.rsqrt(yy)], -1)
+    whitening = torch.stack([torch.sqrt(yy / det) / size_px, -xy / yy, torch.rsqrt(yy) / size_px], -1)
     cut = 2 * torch.log(opacities.detach().clamp_min(1e-30) / ALPHA_THRESHOLD)  # alpha >= 1/255 inside sigma <= cut/2
-    half = torch.sqrt(cut.clamp_min(0)[:, None] * torch.stack([xx, yy], -1).detach())
+    half = torch.sqrt(cut.clamp_min(0)[:, None] * torch.stack([xx, yy], -1).detach()) * size_px[:, None]
     where = means2d[ids].detach()
-    drawn = (cut >= 0) & ~flat & (where + half > 0).all(-1) & (where - half < size).all(-1)
+    drawn = (cut >= 0) & (where + half > 0).all(-1) & (where - half < size).all(-1)
     keep = torch.nonzero(drawn)[:, 0]
     radii = torch.ceil(half[keep]).clamp(1, 2**30).int()
     return Projected(ids[keep], means2d[ids[keep]], whitening[keep], z[keep], opacities[keep], radii)

@@ -36,11 +36,12 @@ template <class T, int D> S4_INLINE void load_rows(const void* p, int64_t first,
     for (int d = 0; d < D; ++d) columns[d] = V8<T>::load(x[d]);
 }
 
-// What is needed again in the backward pass, recomputed there. Suffix: V = J R M is [2, 3].
+// What is needed again in the backward pass, recomputed there. v = J R M / size is [2, 3]; size >= 1 keeps the squares of
+// splats of millions of pixels finite, and cancels out.
 template <class T> struct Splat8 {
     using V = V8<T>;
     V mean[3], quat[4], p[3], inv_z, slope[2], J0, J1, tx, ty, U[2][3], Rq[3][3], inv_norm, scale[3], v[2][3];
-    V xx, xy, yy, cross2, det, sigmoid, compensation;  // xx, yy with eps2d
+    V size, eps, xx, xy, yy, cross2, det, sigmoid, compensation;  // eps = eps2d / size^2; xx, yy include it
     Mask8<T> in_front, free_x, free_y;
 };
 
@@ -98,15 +99,21 @@ template <class T> S4_INLINE void project_splats(const ProjectArgs& a, const Cam
     for (int i = 0; i < 2; ++i)
         for (int k = 0; k < 3; ++k)
             s.v[i][k] = s.scale[k] * (s.U[i][0] * s.Rq[0][k] + s.U[i][1] * s.Rq[1][k] + s.U[i][2] * s.Rq[2][k]);
+    s.size = V(T(1));
+    for (auto& row : s.v)
+        for (const V& x : row) s.size = max(s.size, abs(x));
+    const V inv_size = T(1) / s.size;
+    for (auto& row : s.v)
+        for (V& x : row) x = x * inv_size;
     V x = s.v[0][1] * s.v[1][2] - s.v[0][2] * s.v[1][1], y = s.v[0][2] * s.v[1][0] - s.v[0][0] * s.v[1][2];
     V z = s.v[0][0] * s.v[1][1] - s.v[0][1] * s.v[1][0];
     s.cross2 = x * x + y * y + z * z;  // det(V V^T) by Lagrange's identity: no cancellation for needles
     s.xx = s.v[0][0] * s.v[0][0] + s.v[0][1] * s.v[0][1] + s.v[0][2] * s.v[0][2];
     s.xy = s.v[0][0] * s.v[1][0] + s.v[0][1] * s.v[1][1] + s.v[0][2] * s.v[1][2];
     s.yy = s.v[1][0] * s.v[1][0] + s.v[1][1] * s.v[1][1] + s.v[1][2] * s.v[1][2];
-    const T eps = T(a.eps2d);
-    s.det = s.cross2 + (s.xx + s.yy) * eps + eps * eps;
-    s.xx += V(eps), s.yy += V(eps);
+    s.eps = T(a.eps2d) * inv_size * inv_size;
+    s.det = s.cross2 + (s.xx + s.yy) * s.eps + s.eps * s.eps;
+    s.xx += s.eps, s.yy += s.eps;
     s.compensation = V(T(1));
     if (a.antialiased) s.compensation = sqrt(s.cross2) / sqrt(max(s.det, V(T(1e-36))));
 }
@@ -118,7 +125,7 @@ S4_INLINE Mask8<T> visible(const ProjectArgs& a, const Splat8<T>& s, V8<T> mx, V
     V opacity = s.sigmoid * s.compensation;
     V cut = log2(max(opacity, V(T(1e-30))) * T(1 / ALPHA_THRESHOLD)) * T(2 * 0.69314718055994530942);
     V reach = max(cut, V(T(0)));
-    hx = sqrt(reach * s.xx), hy = sqrt(reach * s.yy);
+    hx = sqrt(reach * s.xx) * s.size, hy = sqrt(reach * s.yy) * s.size;
     Mask8<T> inside = (mx + hx > T(0)) & (my + hy > T(0)) & (mx - hx < T(a.width)) & (my - hy < T(a.height));
     return s.in_front & (opacity >= T(ALPHA_THRESHOLD)) & (s.det > T(0)) & inside;
 }
@@ -136,8 +143,8 @@ template <class T> int64_t project_group(const ProjectArgs& a, const Camera<T>* 
         const Mask8<T> seen = visible(a, s, x, y, hx, hy);
         const V inv_yy = T(1) / max(s.yy, V(T(1e-36)));
         alignas(64) T row[ROW][8], screen[4][8];
-        sqrt(s.yy / max(s.det, V(T(1e-36)))).store(row[ROW_U]);
-        (-s.xy * inv_yy).store(row[ROW_S]), sqrt(inv_yy).store(row[ROW_V]);
+        (sqrt(s.yy / max(s.det, V(T(1e-36)))) / s.size).store(row[ROW_U]);
+        (-s.xy * inv_yy).store(row[ROW_S]), (sqrt(inv_yy) / s.size).store(row[ROW_V]);
         (s.sigmoid * s.compensation).store(row[ROW_OPACITY]), s.p[2].store(row[ROW_DEPTH]);
         x.store(screen[0]), y.store(screen[1]), min(hx, V(T(1e9))).store(screen[2]), min(hy, V(T(1e9))).store(screen[3]);
         colors_of_group(a, cam.center, s.mean, seen, first, count, &row[ROW_RGB]);

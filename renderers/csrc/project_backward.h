@@ -19,22 +19,23 @@ template <class T>
 S4_INLINE void covariance_backward(const ProjectArgs& a, const Splat8<T>& s, const V8<T>* v_w, V8<T> v_opacity,
                                    V8<T> (*v_v)[3], V8<T>& v_sigmoid) {
     using V = V8<T>;
-    V inv_det = T(1) / s.det, inv_yy = T(1) / s.yy, u = sqrt(s.yy * inv_det), w = sqrt(inv_yy);
-    V half_u = v_w[0] * u * T(0.5);  // u^2 = yy / det, s = -xy / yy, v^2 = 1 / yy, det = xx yy - xy^2
-    V v_xx = -(half_u * s.yy * inv_det);
-    V v_xy = T(2) * half_u * s.xy * inv_det - v_w[1] * inv_yy;
-    V v_yy = v_w[1] * s.xy * inv_yy * inv_yy - half_u * s.xy * s.xy * inv_yy * inv_det - T(0.5) * v_w[2] * w * inv_yy;
+    const V inv_det = T(1) / s.det, inv_yy = T(1) / s.yy, inv_size = T(1) / s.size;
+    const V half_u = T(0.5) * v_w[0] * inv_size * sqrt(s.yy * inv_det);
+    const V half_v = T(0.5) * v_w[2] * inv_size * sqrt(inv_yy), slope = s.xy * inv_yy;
+    // (size u)^2 = yy / det, s = -xy / yy, (size v)^2 = 1 / yy, det = xx yy - xy^2
+    V v_xx = -half_u * (s.yy * inv_det);
+    V v_xy = T(2) * half_u * (s.xy * inv_det) - v_w[1] * inv_yy;
+    V v_yy = v_w[1] * slope * inv_yy - half_u * slope * (s.xy * inv_det) - half_v * inv_yy;
     v_sigmoid += v_opacity * s.compensation;
     if (a.antialiased) {  // compensation^2 = cross2 / det
-        V half = T(0.5) * v_opacity * s.sigmoid * s.compensation, inv_cross2 = T(1) / max(s.cross2, V(T(1e-36)));
-        const T eps = T(a.eps2d);
-        v_xx += half * ((s.yy - eps) * inv_cross2 - s.yy * inv_det);
-        v_yy += half * ((s.xx - eps) * inv_cross2 - s.xx * inv_det);
+        const V half = T(0.5) * v_opacity * s.sigmoid * s.compensation, inv_cross2 = T(1) / max(s.cross2, V(T(1e-36)));
+        v_xx += half * ((s.yy - s.eps) * inv_cross2 - s.yy * inv_det);
+        v_yy += half * ((s.xx - s.eps) * inv_cross2 - s.xx * inv_det);
         v_xy -= T(2) * half * s.xy * (inv_cross2 - inv_det);
     }
     for (int k = 0; k < 3; ++k) {
-        v_v[0][k] = T(2) * v_xx * s.v[0][k] + v_xy * s.v[1][k];
-        v_v[1][k] = v_xy * s.v[0][k] + T(2) * v_yy * s.v[1][k];
+        v_v[0][k] = (T(2) * v_xx * s.v[0][k] + v_xy * s.v[1][k]) * inv_size;
+        v_v[1][k] = (v_xy * s.v[0][k] + T(2) * v_yy * s.v[1][k]) * inv_size;
     }
 }
 
