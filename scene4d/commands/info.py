@@ -42,7 +42,7 @@ def main(config: Config) -> int:
 def describe(path: Path, project: Project) -> dict[str, Any]:
     """What `info` tells of a project that has just been loaded, as JSON can hold it."""
     from scene4d.files.project import RUNS, blob_sizes
-    from scene4d.runs import CONFIG, METRICS, list_runs
+    from scene4d.runs import METRICS, list_runs
 
     scene = project.scene
     return {
@@ -64,17 +64,14 @@ def describe(path: Path, project: Project) -> dict[str, Any]:
         "edits": len(project.edits),
         "bytes": blob_sizes(path),
         "sha256_ok": True,  # else it had not been loaded
-        "runs": [
-            {"name": run.name, "finished": (run / METRICS).is_file()}
-            for run in list_runs(path / RUNS)
-            if (run / CONFIG).is_file()
-        ],
+        "runs": [{"name": run.name, "finished": (run / METRICS).is_file()} for run in list_runs(path / RUNS)],
     }
 
 
 def show(facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -101,6 +98,6 @@ def show(facts: dict[str, Any]) -> None:
         "sha256": "all files are as they were written",
     }
     for name, text in rows.items():
-        table.add_row(name, text)
+        table.add_row(name, Text(text))  # not as markup: a path may hold brackets
     console.print(facts["project"], style="bold", markup=False)
-    console.print(table, markup=False)
+    console.print(table)
