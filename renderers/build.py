@@ -27,6 +27,8 @@ FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp
 UNITS = {  # object file -> source and definitions
     "f32": ("exports.cpp", ["-DREAL=float", "-DSUFFIX=f32"]),
     "f64": ("exports.cpp", ["-DREAL=double", "-DSUFFIX=f64"]),
+    "motion_f32": ("motion_exports.cpp", ["-DREAL=float", "-DSUFFIX=f32"]),
+    "motion_f64": ("motion_exports.cpp", ["-DREAL=double", "-DSUFFIX=f64"]),
     "common": ("common.cpp", []),
 }
 

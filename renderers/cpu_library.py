@@ -1,4 +1,4 @@
-"""The C++ library behind ctypes: which variant this CPU runs, its argument structs (csrc/api.h), its functions."""
+"""The C++ library behind ctypes: which variant this CPU runs, its argument structs (csrc/*api.h), its functions."""
 
 from __future__ import annotations
 
@@ -50,6 +50,25 @@ CompositeArgs = _struct(
     "v_means2d v_rows v_features v_background v_abs",
     ("i", "d", "p"),
 )
+MotionArgs = _struct(
+    "MotionArgs",
+    "t",
+    "N J M P threads",
+    "times means quats logit_opacities dual_quats slot_logits slots coefficients t_ref t_on t_off log_softness "
+    "out_means out_quats out_logits "
+    "v_out_means v_out_quats v_out_logits "
+    "v_means v_quats v_logit_opacities v_dual_quats v_slot_logits v_coefficients v_t_ref v_t_on v_t_off v_log_softness",
+    ("i", "d", "p"),
+)
+PoseArgs = _struct(
+    "PoseArgs",
+    "t",
+    "J threads",
+    "times parents interpolations knot_counts first_knots centers knot_times knot_quats knot_translations "
+    "dual_quats v_dual_quats "
+    "v_times v_centers v_knot_times v_knot_quats v_knot_translations",
+    ("i", "d", "p"),
+)
 
 
 def cpu_flags() -> set[str]:
@@ -93,6 +112,10 @@ def _declare(library: ctypes.CDLL, suffix: str) -> None:
         "composite": (pointer, [ctypes.POINTER(CompositeArgs), size, ctypes.POINTER(size)]),
         "composite_backward": (None, [pointer, ctypes.POINTER(CompositeArgs)]),
         "free": (None, [pointer]),
+        "move": (size, [ctypes.POINTER(MotionArgs)]),
+        "move_backward": (size, [ctypes.POINTER(MotionArgs)]),
+        "pose": (size, [ctypes.POINTER(PoseArgs)]),
+        "pose_backward": (size, [ctypes.POINTER(PoseArgs)]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, f"s4_{name}_{suffix}")

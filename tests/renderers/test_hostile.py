@@ -154,6 +154,7 @@ DEGENERATE = {
     "discs": {"log_scales": [0.0, 0, -50]},
     "discs seen from the side": {"log_scales": [0.0, 0, -50], "quats": [1.0, 0, 1, 0]},
     "needles seen from the tip": {"log_scales": [0.0, -50, -50], "quats": [1.0, 0, 1, 0], "means": [0.0, 0, 3]},
+    "needles of the largest size": {"log_scales": [-20.0, 20, -20], "quats": [1.0, 0, 0, 0], "means": [0.0, 0, 1]},
 }
 
 
@@ -208,9 +209,11 @@ def extreme_scenes(draw: st.DrawFn, largest: float) -> Scene:
     N = draw(st.integers(1, 3))
     scale = st.sampled_from([-1000, -50, -20, -10, -3, -1, 0, 3, *(x for x in (8, 12, 16, 20) if x <= largest)])
     rows = [[draw(ZOO["lateral"]), draw(ZOO["lateral"]), draw(ZOO["depth"])] for _ in range(N)]
+    # The gradient of a quaternion is that of its direction over its length: beside sizes of 5e8 it must not be 1e-30.
+    quat = ZOO["quat"] if largest <= 3 else st.sampled_from([0, 1, -1, 0.5, 1e-3, 1e3])
     tensors = {
         "means": rows,
-        "quats": [[draw(ZOO["quat"]) for _ in range(4)] for _ in range(N)],
+        "quats": [[draw(quat) for _ in range(4)] for _ in range(N)],
         "log_scales": [[draw(scale) for _ in range(3)] for _ in range(N)],
         "logit_opacities": [draw(ZOO["logit"]) for _ in range(N)],
     }
