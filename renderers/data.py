@@ -53,13 +53,13 @@ class Cameras:
 class RasterOptions:
     """What a rasterization depends on besides the scene and the cameras."""
 
-    near: float = 0.01  # Gaussians whose centre has depth < near or > far are not drawn
+    near: float = 0.01  # Gaussians whose centre has depth < near or > far are not drawn; 1e-6 <= near < far <= 1e20
     far: float = 1e10
-    eps2d: float = 0.3  # px^2 added to the screen covariance: low-passes splats thinner than a pixel (EWA, gsplat)
+    eps2d: float = 0.3  # px^2, >= 1e-4, added to the screen covariance: low-passes splats thinner than a pixel (EWA)
     max_alpha: float | None = None  # cap of one contribution; None = 0.999, or what the installed gsplat was built with
     antialiased: bool = False  # scale opacity by sqrt(det(cov) / det(cov + eps2d)) (Mip-Splatting eq. 9)
     absgrad: bool = False  # after backward, screen.means2d.absgrad holds the sum of absolute pixel gradients (AbsGS)
-    threads: int | None = None  # cpu backend; None = torch.get_num_threads(). Results do not depend on it
+    threads: int | None = None  # cpu backend, 1 to 1024; None = torch.get_num_threads(). Results do not depend on it
 
 
 @dataclass(frozen=True)

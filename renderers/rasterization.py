@@ -33,7 +33,8 @@ def rasterize(
 
     A Gaussian contributes alpha = min(o exp(-d^T cov2d^-1 d / 2), max_alpha) to a pixel where that is at least 1/255.
     Contributions are blended front to back by the depth of the centres (ties: lower index first) until the
-    transmittance T would fall to 1e-4. Kerbl et al. 2023, eqs. 3-6; Zwicker et al. 2001 (EWA) for cov2d.
+    transmittance T would fall to 1e-4. The Jacobian of the projection is taken at x/z and y/z clamped to the image plus
+    15 % of its extent on each side (as in gsplat). Kerbl et al. 2023, eqs. 3-6; Zwicker et al. 2001 (EWA) for cov2d.
 
     Args:
         gaussians: raw parameters; all tensors of one floating dtype on one device.

@@ -117,14 +117,14 @@ def _project(gaussians: Gaussians, cameras: Cameras, c: int, means2d: Tensor, op
     xx, yy = xx + eps2d, yy + eps2d
     opacities = torch.sigmoid(gaussians.logit_opacities[ids])
     if options.antialiased:
-        opacities = opacities * (cross / torch.sqrt(det))
-    whitening = torch.stack([torch.sqrt(yy / det) / size_px, -xy / yy, torch.rsqrt(yy) / size_px], -1)
+        opacities = opacities * (cross * torch.rsqrt(det))
+    whitening = torch.stack([torch.sqrt(yy) * torch.rsqrt(det) / size_px, -xy / yy, torch.rsqrt(yy) / size_px], -1)
     cut = 2 * torch.log(opacities.detach().clamp_min(1e-30) / ALPHA_THRESHOLD)  # alpha >= 1/255 inside sigma <= cut/2
     half = torch.sqrt(cut.clamp_min(0)[:, None] * torch.stack([xx, yy], -1).detach()) * size_px[:, None]
     where = means2d[ids].detach()
     drawn = (cut >= 0) & (where + half > 0).all(-1) & (where - half < size).all(-1)
     keep = torch.nonzero(drawn)[:, 0]
-    radii = torch.ceil(half[keep]).clamp(1, 2**30).int()
+    radii = torch.ceil(half[keep]).clamp(1, 1e9).int()
     return Projected(ids[keep], means2d[ids[keep]], whitening[keep], z[keep], opacities[keep], radii)
 
 

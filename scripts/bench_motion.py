@@ -3,9 +3,9 @@
     python scripts/bench_motion.py [--json FILE] [--gaussians N] [--handles J] [--knots K] [--repeats R]
 
 Forward and forward+backward with gradients for every parameter of the motion (means, quaternions, opacity logits,
-knots, handle weights, residuals, windows), in float32. One thread is measured in CPU time, two in wall time; each figure is
-the median of the repeats, which take the backends in turns. `blend` is polynomial, blend and window of all Gaussians
-(`move_gaussians`), `poses` the interpolation of all handles (`pose_transforms`), `at` the whole of it.
+knots, handle weights, residuals, windows), in float32. One thread is measured in CPU time, two in wall time; each
+figure is the median of the repeats, which take the backends in turns. `blend` is polynomial, blend and window of all
+Gaussians (`move_gaussians`), `poses` the interpolation of all handles (`pose_transforms`), `at` the whole of it.
 """
 
 from __future__ import annotations
