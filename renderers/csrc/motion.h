@@ -261,11 +261,11 @@ template <class T> struct Product8 {
         const V unshift = exp(shift);
         log_scale = shift;
         for (int i = 0; i < 3; ++i) {
-            const V x = -sides[i], decay = exp(-abs(x - shift)), positive = max(x, none);
+            const V x = -sides[i], decay = exp(-abs(x - shift));
             const Mask8<T> grows = x > none;
             zero[i] = select(grows, decay, V(T(1))), one[i] = select(grows, V(T(1)), decay);
             both[i] = zero[i] + one[i] * unshift;
-            log_scale += positive;
+            log_scale += max(x, none) + (x - x);  // the latter keeps a NaN
         }
         total = one[0] * both[1] * both[2] + zero[0] * (one[1] * both[2] + zero[1] * one[2]);
     }

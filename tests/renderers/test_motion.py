@@ -157,6 +157,17 @@ def test_opaque_gaussian_stays_opaque_inside_its_window(backend: str) -> None:
 
 
 @both_backends
+def test_logit_beyond_the_range_of_the_exponential_stays_what_it_is_in_float32(backend: str) -> None:
+    motion = random_motion(8, parts="window", dtype=torch.float32)
+    logits = torch.tensor([-1e4, -200.0, -90, 0, 60, 90, 200, 1e4])
+    edge, softness = torch.full((8,), 1e5), torch.zeros(8)
+    inside = replace(motion, logit_opacities=logits, t_on=-edge, t_off=edge, log_softness=softness)
+    got = move_gaussians(inside, backend)[2]
+    torch.testing.assert_close(got, logits, atol=1e-6, rtol=1e-6)  # float32 rounds to 6e-8
+    assert all(bool(torch.isfinite(x).all()) for x in results(inside, backend).values())
+
+
+@both_backends
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("t", [-1e6, -30.0, 0.5, 40.0, 1e6])
 def test_window_and_its_gradients_are_finite_at_any_time_with_any_softness(
@@ -190,6 +201,19 @@ def test_infinite_window_changes_nothing_and_has_no_gradient(backend: str) -> No
 
 
 @both_backends
+@pytest.mark.parametrize("limit", [-20.0, 20.0])
+def test_softness_beyond_its_range_counts_as_the_end_of_the_range_and_has_no_gradient(
+    backend: str, limit: float
+) -> None:
+    motion = random_motion(20, parts="window")
+    assert motion.log_softness is not None
+    at_limit = results(replace(motion, log_softness=torch.full_like(motion.log_softness, limit)), backend)
+    beyond = results(replace(motion, log_softness=torch.full_like(motion.log_softness, 1.5 * limit)), backend)
+    assert torch.equal(beyond["logits_t"], at_limit["logits_t"])
+    assert bool((beyond["log_softness"] == 0).all()) and bool((at_limit["log_softness"] != 0).any())
+
+
+@both_backends
 def test_parts_that_are_left_out_return_their_inputs(backend: str) -> None:
     motion = random_motion(5, parts="")
     assert all(
@@ -215,9 +239,10 @@ def test_motion_is_differentiable_to_everything(backend: str, clocks: bool) -> N
 
 
 @both_backends
-def test_nan_in_a_parameter_shows_in_the_result(backend: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nan_in_a_parameter_shows_in_the_result(backend: str, dtype: torch.dtype) -> None:
     """A fit that has diverged must be seen."""
-    motion = random_motion(16)
+    motion = random_motion(16, dtype=dtype)
     for field in fields(motion):
         value = getattr(motion, field.name)
         if field.name != "slots":

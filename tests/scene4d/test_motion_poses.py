@@ -283,6 +283,15 @@ def test_poses_are_rigid_whatever_the_knots(counts: list[int], seed: int, t: flo
         assert bool(torch.isfinite(translations).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["centers", "knot_times", "knot_quats", "knot_translations"])
+def test_nan_in_a_parameter_shows_in_the_pose(name: str, dtype: torch.dtype, backend: str) -> None:
+    """A fit that has diverged must be seen."""
+    rig = in_dtype(random_rig([4, 4]), dtype)
+    bad = replace(rig, **{name: torch.full_like(getattr(rig, name), math.nan)})
+    assert any(bool(x.isnan().any()) for x in handle_poses(bad, torch.tensor(0.4, dtype=dtype), backend))
+
+
 def test_rig_without_handles_has_no_poses(backend: str) -> None:
     rig = still_rig([[0.0, 0, 0]])
     empty = Rig(**{name: getattr(rig, name)[:0] for name in RIG_FIELDS})
