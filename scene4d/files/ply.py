@@ -86,10 +86,10 @@ def _parse_header(text: str, path: Path) -> tuple[dict[str, np.dtype], dict[str,
             case _:
                 raise InputError(f"{path}: its header has a line that is not understood: {line[:60]!r}")
     if form != "binary_little_endian":
-        raise InputError(f"{path}: its format must be binary_little_endian, got {form}")
+        raise InputError(f"{path}: its format must be binary_little_endian, got {str(form)[:40]!r}")
     empty = [name for name in fields if not fields[name]]
     if empty:
-        raise InputError(f"{path}: element {empty[0]} has no properties")
+        raise InputError(f"{path}: element {empty[0][:40]!r} has no properties")
     return {name: np.dtype(list(f.items())) for name, f in fields.items()}, counts, tuple(comments)
 
 

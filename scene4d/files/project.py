@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,14 +34,19 @@ from scene4d.files.atomic import (
     write_atomic,
 )
 from scene4d.files.project_cameras import ProjectCamera, cameras_json, parse_cameras
-from scene4d.files.scene_ply import SceneTensors, parse_scene, scene_bytes
+from scene4d.files.scene_ply import parse_scene, scene_bytes
+from scene4d.scene import Scene4D
 
 FORMAT, VERSION = "scene4d-project", 1
 SUFFIX, INDEX, SCENE, CAMERAS, EDITS, RUNS = ".s4d", "project.json", "scene.ply", "cameras.json", "edits.json", "runs"
 BLOBS = (SCENE, CAMERAS, EDITS)
 NEXT = ".next"
 MAX_INDEX_BYTES, MAX_BLOB_BYTES = 1 << 20, 1 << 40
-MAX_TEXT = 4096
+MAX_TEXT, MAX_FIT_BYTES = 4096, 1 << 16
+PLAIN = ("capture", "units", "fps", "canonical_time", "fit")  # fields that stand in project.json itself
+# in `Project.fit`: longest side in pixels of the pictures (null = as captured), frames used and held out, as
+# "first:end:step" (null = all, none)
+FIT_KEYS = ("long_side", "frames", "hold_out")
 # version -> what makes a description of the version after it from one of this version. The blobs' own layout may only
 # change in ways that `parse_*` can tell from their content.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -51,13 +56,14 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 class Project:
     """What a project folder holds, besides its runs."""
 
-    scene: SceneTensors
+    scene: Scene4D  # float32
     capture: str | None = None  # folder of the capture, absolute or relative to the project folder
     cameras: tuple[ProjectCamera, ...] = ()
     edits: tuple[dict[str, Any], ...] = ()  # the stack, first applied first; plain JSON objects
     units: str = "scene units"  # or "m"
     fps: float | None = None  # of the capture
     canonical_time: float = 0.0  # seconds; when scene.ply shows the scene to viewers that know no motion
+    fit: dict[str, Any] | None = None  # what the scene was fitted to; plain JSON, FIT_KEYS among others
 
     def __post_init__(self) -> None:
         for name in ("units", "capture"):
@@ -68,6 +74,8 @@ class Project:
             raise ValueError(f"fps must be above 0, got {self.fps}")
         if not _is_number(self.canonical_time):
             raise ValueError(f"canonical_time must be finite, got {self.canonical_time}")
+        if self.fit is not None:
+            _check_fit(self.fit)
 
 
 def save_project(path: Path, project: Project) -> None:
@@ -94,6 +102,7 @@ def update_project(path: Path, **changes: Any) -> Project:
 
     Raises:
         InputError: the project cannot be opened or written.
+        ValueError: a field must not be what it is told to be; the project stays as it was.
     """
     with FolderLock(path, exclusive=True):
         _recover(path)
@@ -150,7 +159,7 @@ def _read(path: Path) -> Project:
         raise InputError(f"{path / EDITS}: must hold a list of edits")
     cameras = parse_cameras(parse_json(data[CAMERAS], path / CAMERAS), path / CAMERAS)
     scene = parse_scene(data[SCENE], path / SCENE)
-    plain = {name: index[name] for name in ("capture", "units", "fps", "canonical_time") if name in index}
+    plain = {name: index[name] for name in PLAIN if name in index}
     try:
         return Project(scene, cameras=cameras, edits=tuple(edits), **plain)
     except (ValueError, TypeError) as e:
@@ -186,7 +195,21 @@ def _is_blob(blob: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite number, and no integer that is too large for a float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _check_fit(fit: Any) -> None:
+    """Raise ValueError unless it is a JSON object that comes back from a file as it is."""
+    try:
+        text = json.dumps(fit, allow_nan=False)
+        good = isinstance(fit, dict) and json.loads(text) == fit  # tuples and keys that are no texts come back changed
+    except (TypeError, ValueError, RecursionError):
+        good, text = False, ""
+    if not good:
+        raise ValueError(f"fit must be a plain JSON object, got a {type(fit).__name__} that JSON does not give back")
+    if len(text) > MAX_FIT_BYTES:
+        raise ValueError(f"fit must have at most {MAX_FIT_BYTES} bytes as JSON, got {len(text)}")
 
 
 def _read_blob(path: Path, blob: dict[str, Any] | None, file: Path) -> bytes:
@@ -229,10 +252,7 @@ def _write(path: Path, project: Project, blobs: Mapping[str, bytes]) -> None:
     index = {
         "format": FORMAT,
         "version": VERSION,
-        "capture": project.capture,
-        "units": project.units,
-        "fps": project.fps,
-        "canonical_time": project.canonical_time,
+        **{name: getattr(project, name) for name in PLAIN},
         "blobs": known,
     }
     index["sha256"] = _hash_index(index)

@@ -33,6 +33,7 @@ class ProjectCamera:
     times: tuple[float, ...]  # [T] seconds
     K: Tensor  # [1 or T, 3, 3] float64 pixels
     world_to_cam: Tensor  # [1 or T, 4, 4] float64; one: the camera stands still
+    exposure: Tensor | None = None  # [3, 4] float64: a picture shows exposure[:, :3] @ rgb + exposure[:, 3]; None = rgb
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):
@@ -47,6 +48,16 @@ class ProjectCamera:
                 raise ValueError(f"camera {self.name}: {name} must be {rule}, got {tensor.dtype} {list(tensor.shape)}")
             if not tensor.isfinite().all():
                 raise ValueError(f"camera {self.name}: {name} must be finite")
+        if self.exposure is not None:
+            _check_exposure(self.name, self.exposure)
+
+
+def _check_exposure(name: str, exposure: Tensor) -> None:
+    if exposure.dtype != torch.float64 or exposure.shape != (3, 4):
+        got = f"{exposure.dtype} {list(exposure.shape)}"
+        raise ValueError(f"camera {name}: exposure must be float64 [3, 4], got {got}")
+    if not exposure.isfinite().all():
+        raise ValueError(f"camera {name}: exposure must be finite")
 
 
 def capture_cameras(capture: Capture) -> tuple[ProjectCamera, ...]:
@@ -70,21 +81,19 @@ def _shared(matrices: Tensor) -> Tensor:
 
 
 def cameras_json(cameras: Sequence[ProjectCamera]) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "cameras": [
-            {
-                "name": camera.name,
-                "width": camera.width,
-                "height": camera.height,
-                "times": list(camera.times),
-                "K": _matrices(camera.K),
-                "world_to_cam": _matrices(camera.world_to_cam),
-            }
-            for camera in cameras
-        ],
+    return {"format": FORMAT, "version": VERSION, "cameras": [_camera_json(camera) for camera in cameras]}
+
+
+def _camera_json(camera: ProjectCamera) -> dict[str, Any]:
+    found = {
+        "name": camera.name,
+        "width": camera.width,
+        "height": camera.height,
+        "times": list(camera.times),
+        "K": _matrices(camera.K),
+        "world_to_cam": _matrices(camera.world_to_cam),
     }
+    return found if camera.exposure is None else found | {"exposure": camera.exposure.tolist()}
 
 
 def parse_cameras(data: dict[str, Any], path: Path) -> tuple[ProjectCamera, ...]:
@@ -103,11 +112,14 @@ def parse_cameras(data: dict[str, Any], path: Path) -> tuple[ProjectCamera, ...]
                 times=tuple(float(time) for time in camera["times"]),
                 K=_tensor(camera["K"], 3),
                 world_to_cam=_tensor(camera["world_to_cam"], 4),
+                exposure=torch.tensor(camera["exposure"], dtype=torch.float64) if "exposure" in camera else None,
             )
             for camera in found
         )
-    except (KeyError, TypeError, ValueError, RuntimeError) as e:  # RuntimeError: torch, of ragged lists
-        raise InputError(f"{path}: {str(e)[:120]}") from e
+    # RuntimeError: torch, of ragged lists; OverflowError: an integer too large for a float
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as e:
+        words = "".join(c if c.isprintable() else " " for c in str(e))  # they may repeat what the file says
+        raise InputError(f"{path}: {words[:120]}") from e
 
 
 def _matrices(matrices: Tensor) -> list:

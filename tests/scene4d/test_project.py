@@ -2,226 +2,74 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from plyfile import PlyData
 
 from scene4d.errors import InputError
 from scene4d.files import project as projects
-from scene4d.files import scene_ply
-from scene4d.files.ply import END, parse_ply
-from scene4d.files.project import Project, load_project, save_project, update_project
-from scene4d.files.project_cameras import ProjectCamera
-from scene4d.files.scene_ply import SceneTensors, equal_scenes, parse_scene, scene_bytes
+from scene4d.files.ply import parse_ply
+from scene4d.files.project import load_project, save_project, update_project
+from scene4d.scene_tools import scene_hash
+from tests.scene4d.stored_scenes import any_project, any_scene, moving_scene, same
 
 ROOT = Path(__file__).parents[2]
-PLACE = Path("scene.ply")
-
-
-def make_scene(N: int = 7, S: int = 4, P: int = 1, M: int = 2, J: int = 3, *, seed: int = 0) -> SceneTensors:
-    """Random bits, NaN, infinity and -0 among them: what is stored is not looked at."""
-    rng = np.random.default_rng(seed)
-
-    def floats(*shape: int) -> torch.Tensor:
-        return torch.from_numpy(rng.integers(0, 2**32, shape, np.uint32).view(np.float32))
-
-    def ids(low: int, high: int, *shape: int) -> torch.Tensor:
-        return torch.from_numpy(rng.integers(low, high, shape))
-
-    knots = torch.arange(J) + 1
-    first = torch.cumsum(knots, 0) - knots
-    L = int(knots.sum())
-    return SceneTensors(
-        means=floats(N, 3), quats=floats(N, 4), log_scales=floats(N, 3), logit_opacities=floats(N), sh=floats(N, S, 3),
-        velocities=floats(N, P, 3), t_on=floats(N), t_off=floats(N), t_tau=floats(N), handle_ids=ids(-1, J, N, M),
-        handle_weights=floats(N, M), labels=ids(0, 65536, N), instances=ids(0, 5, N), handle_instances=ids(0, 5, J),
-        handle_parents=torch.arange(J) - 1, handle_first_knots=first, handle_knot_counts=knots,
-        handle_interpolations=ids(0, 2, J), knot_times=floats(L), knot_quats=floats(L, 4),
-        knot_translations=floats(L, 3),
-    )  # fmt: skip
-
-
-def make_project(seed: int = 0, N: int = 7) -> Project:
-    rng = np.random.default_rng(seed)
-    K = torch.from_numpy(rng.normal(size=(1, 3, 3)))
-    moving = torch.from_numpy(rng.normal(size=(3, 4, 4)))
-    cameras = (
-        ProjectCamera("still", 160, 121, (0.0, 1 / 3, 2 / 3), K, moving[:1]),
-        ProjectCamera("moving", 33, 44, (0.0, 1 / 3, 2 / 3), K.expand(3, 3, 3) * moving[:, :3, :3], moving),
-    )
-    return Project(make_scene(N, seed=seed), "../capture", cameras, ({"name": f"move {seed}"},), "m", 29.97, 1 / 3)
-
-
-def same(a: Project, b: Project) -> bool:
-    plain = ("capture", "edits", "units", "fps", "canonical_time")
-    if any(getattr(a, name) != getattr(b, name) for name in plain) or not equal_scenes(a.scene, b.scene):
-        return False
-    return len(a.cameras) == len(b.cameras) and all(
-        (x.name, x.width, x.height, x.times) == (y.name, y.width, y.height, y.times)
-        and torch.equal(x.K, y.K)
-        and torch.equal(x.world_to_cam, y.world_to_cam)
-        for x, y in zip(a.cameras, b.cameras, strict=True)
-    )
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_project(tmp_path / "room.s4d", make_project())
+    save_project(tmp_path / "room.s4d", any_project())
     return tmp_path / "room.s4d"
 
 
-# -- scene.ply
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    N=st.integers(0, 5), S=st.sampled_from([1, 4, 9, 16]), P=st.sampled_from([0, 1, 3]), M=st.integers(0, 4),
-    J=st.integers(1, 4), seed=st.integers(0, 1000),
-)  # fmt: skip
-def test_scene_of_any_shape_comes_back_bit_by_bit(N: int, S: int, P: int, M: int, J: int, seed: int) -> None:
-    scene = make_scene(N, S, P, M, J, seed=seed)
-    back = parse_scene(b"".join(scene_bytes(scene, "m", 30.0, 0.5)), PLACE)
-    assert equal_scenes(scene, back)
-
-
-def test_scene_without_handles_comes_back() -> None:
-    scene = make_scene(M=0, J=0)
-    assert equal_scenes(scene, parse_scene(b"".join(scene_bytes(scene, "m", None, 0.0)), PLACE))
-
-
-def test_plyfile_reads_the_standard_properties_first_and_colour_channel_by_channel(tmp_path: Path) -> None:
-    scene = make_scene(5, 16, 3, 4, 2)
-    (tmp_path / "scene.ply").write_bytes(b"".join(scene_bytes(scene, "m", 24.0, 0.25)))
-    ply = PlyData.read(str(tmp_path / "scene.ply"))
-    names = [p.name for p in ply["vertex"].properties]
-    assert names[:62] == [
-        *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"),
-        *(f"f_rest_{i}" for i in range(45)),
-        *("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
-    ]
-    assert names[62:71] == [f"vel_{i}" for i in range(9)]
-    for c in range(3):
-        assert ply["vertex"][f"f_dc_{c}"].tobytes() == scene.sh[:, 0, c].numpy().tobytes()
-        for k in range(15):  # index = channel * 15 + coefficient, as 3DGS transposes before it flattens
-            assert ply["vertex"][f"f_rest_{15 * c + k}"].tobytes() == scene.sh[:, k + 1, c].numpy().tobytes()
-    assert ply["vertex"]["rot_0"].tobytes() == scene.quats[:, 0].numpy().tobytes()
-    assert ply["knot"]["tz"].tobytes() == scene.knot_translations[:, 2].numpy().tobytes()
-    assert ply["handle"]["n_knots"].tolist() == scene.handle_knot_counts.tolist()
-    assert ply.comments[1:] == ["units m", "fps 24.0", "canonical_time 0.25"]
-
-
-def header(*lines: str) -> bytes:
-    return "\n".join(["ply", "format binary_little_endian 1.0", *lines]).encode() + b"\n" + END
-
-
-@pytest.mark.parametrize(
-    ("data", "complaint"),
-    [
-        (b"", "no PLY"),
-        (b"solid", "no PLY"),
-        (b"ply\nformat binary_little_endian 1.0\nelement vertex 1\nproperty float x\n", "no end"),
-        (b"ply\n" + b"comment x\n" * 20_000 + END, "no end within"),
-        (b"ply\nformat ascii 1.0\nelement vertex 0\nproperty float x\n" + END, "binary_little_endian"),
-        (header("element vertex 999999999999", "property double x"), "promises 7999999999992 bytes, 0 follow"),
-        (header("element vertex 9999999999999999999", "property float x"), "not understood: 'element"),
-        (header("element vertex -1", "property float x"), "not understood: 'element"),
-        (header("element vertex 1e9", "property float x"), "not understood: 'element"),
-        (header("element vertex ٣", "property float x"), "not understood"),
-        (header("element vertex 1", "property list uchar int i"), "not understood: 'property list"),
-        (header("element vertex 1", "property quad x"), "not understood"),
-        (header("element vertex 1", "property float x", "property float x"), "not understood"),
-        (header("property float x"), "not understood"),
-        (header("element vertex 1", "element vertex 1", "property float x"), "not understood"),
-        (header("element vertex 999999999999"), "no properties"),
-        (header("element vertex 1", "property float x") + b"12345", "trailing"),
-        (header("element vertex 1", "property float x") + b"1234", "no element handle"),
-        (header(*(f"element e{i} 999999999999\nproperty double x" for i in range(500))), "truncated"),
-    ],
-)
-def test_hostile_header_is_refused_before_anything_is_allocated(data: bytes, complaint: str) -> None:
-    with pytest.raises(InputError, match=rf"^scene\.ply: .*{complaint}"):
-        parse_scene(data, PLACE)
-
-
-@settings(max_examples=200, deadline=None)
-@given(place=st.integers(0, 1200), value=st.integers(0, 255), cut=st.integers(0, 400))
-def test_any_damage_to_a_scene_is_an_input_error_or_another_scene(place: int, value: int, cut: int) -> None:
-    data = bytearray(b"".join(scene_bytes(make_scene(), "m", 30.0, 0.0)))
-    data[place % len(data)] = value
-    try:
-        parse_scene(bytes(data[: len(data) - cut]), PLACE)
-    except InputError:
-        return
-    assert cut == 0
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"handle_ids": torch.full((7, 2), 3)}, "handle_ids must be -1 to 2"),
-        ({"handle_parents": torch.tensor([-1, 0, 9])}, "handle_parents must be"),
-        ({"handle_parents": torch.tensor([0, 0, 0])}, "must not name the handle itself"),
-        ({"handle_first_knots": torch.tensor([0, 0, 5])}, "must end within the 6 knots"),
-        ({"means": torch.zeros(7, 3, dtype=torch.float64)}, "means must be torch.float32"),
-        ({"sh": torch.zeros(7, 5, 3)}, "sh must have"),
-        ({"t_on": torch.zeros(6)}, r"t_on must be torch.float32 \[7\]"),
-    ],
-)
-def test_scene_that_points_outside_or_has_other_types_is_refused(change: dict, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        replace(make_scene(), **change)
-
-
-def test_file_that_points_outside_is_refused() -> None:
-    data = b"".join(scene_bytes(make_scene(), "m", 30.0, 0.0))
-    start = data.index(END) + len(END)
-    vertex = parse_ply(data, PLACE).tables["vertex"].copy()
-    vertex["h_idx_1"][3] = 1_000_000
-    changed = data[:start] + vertex.tobytes() + data[start + vertex.nbytes :]
-    with pytest.raises(InputError, match=r"scene\.ply: handle_ids must be -1 to 2"):
-        parse_scene(changed, PLACE)
-
-
-def test_id_beyond_32_bits_is_refused_not_wrapped() -> None:
-    with pytest.raises(ValueError, match="labels must fit into 32 bits"):
-        scene_bytes(replace(make_scene(), labels=torch.full((7,), 2**31)), "m", None, 0.0)
-
-
-def test_every_tensor_of_a_scene_has_a_place_in_the_file() -> None:
-    assert [f.name for f in fields(SceneTensors)] == [name for _, name, *_ in scene_ply.LAYOUT]
-
-
-# -- the folder
-
-
 def test_project_comes_back_exactly(folder: Path) -> None:
-    assert same(load_project(folder), make_project())
+    assert same(load_project(folder), any_project())
     assert sorted(p.name for p in folder.iterdir()) == ["cameras.json", "edits.json", "project.json", "scene.ply"]
 
 
 def test_second_save_replaces_everything_but_runs(folder: Path) -> None:
     (folder / "runs" / "fit-1").mkdir(parents=True)
-    save_project(folder, make_project(1))
-    assert same(load_project(folder), make_project(1)) and (folder / "runs" / "fit-1").is_dir()
+    save_project(folder, any_project(1))
+    assert same(load_project(folder), any_project(1)) and (folder / "runs" / "fit-1").is_dir()
 
 
 def test_update_changes_what_it_is_told_and_leaves_other_files_untouched(folder: Path) -> None:
     before = (folder / "scene.ply").stat().st_ino
     update_project(folder, edits=({"name": "remove"},), capture="/elsewhere")
-    expected = replace(make_project(), edits=({"name": "remove"},), capture="/elsewhere")
+    expected = replace(any_project(), edits=({"name": "remove"},), capture="/elsewhere")
     assert same(load_project(folder), expected) and (folder / "scene.ply").stat().st_ino == before
-    update_project(folder, scene=make_scene(3, seed=4))
-    assert equal_scenes(load_project(folder).scene, make_scene(3, seed=4))
+    update_project(folder, scene=any_scene(3, seed=4))
+    assert scene_hash(load_project(folder).scene) == scene_hash(any_scene(3, seed=4))
+
+
+def test_new_canonical_time_is_shown_by_scene_ply_and_changes_nothing_else(folder: Path) -> None:
+    def shown() -> bytes:
+        vertex = parse_ply((folder / "scene.ply").read_bytes(), Path()).tables["vertex"]
+        return vertex["x"].tobytes()
+
+    scene = moving_scene()
+    update_project(folder, scene=scene)
+    before = shown()
+    update_project(folder, canonical_time=0.5)
+    assert shown() == scene.at(0.5).means[:, 0].contiguous().numpy().tobytes() != before
+    assert same(load_project(folder), replace(any_project(), scene=scene, canonical_time=0.5))
+
+
+def test_project_without_fit_and_cameras_without_exposure_say_nothing_of_them(folder: Path) -> None:
+    cameras = tuple(replace(camera, exposure=None) for camera in any_project().cameras)
+    update_project(folder, fit=None, cameras=cameras)
+    found = load_project(folder)
+    assert found.fit is None and [camera.exposure for camera in found.cameras] == [None, None]
+    assert "exposure" not in (folder / "cameras.json").read_text()
 
 
 @pytest.mark.parametrize("name", ["project.json", "scene.ply", "cameras.json", "edits.json"])
@@ -273,7 +121,7 @@ def test_nothing_else_is_overwritten(tmp_path: Path, name: str, complaint: str) 
     (tmp_path / "full.s4d" / "thesis.tex").touch()
     (tmp_path / "file.s4d").touch()
     with pytest.raises(InputError, match=complaint):
-        save_project(tmp_path / name, make_project())
+        save_project(tmp_path / name, any_project())
 
 
 def test_folder_of_an_unfinished_fit_says_so(tmp_path: Path) -> None:
@@ -284,12 +132,88 @@ def test_folder_of_an_unfinished_fit_says_so(tmp_path: Path) -> None:
         load_project(tmp_path / "b.s4d")
 
 
+def endless() -> dict:
+    value: dict = {}
+    value["a"] = value
+    return value
+
+
 @pytest.mark.parametrize(
-    "field", [{"fps": 0.0}, {"fps": float("nan")}, {"canonical_time": float("inf")}, {"units": "a\n"}]
+    "field",
+    [
+        *({"fps": 0.0}, {"fps": float("nan")}, {"fps": 10**400}, {"canonical_time": float("inf")}, {"units": "a\n"}),
+        *({"fit": [1]}, {"fit": "a"}, {"fit": {"a": (1, 2)}}, {"fit": {1: 2}}, {"fit": {"a": float("nan")}}),
+        *({"fit": {"a": float("inf")}}, {"fit": {"a": Path()}}, {"fit": {"a": "b" * 70_000}}, {"fit": endless()}),
+    ],
 )
-def test_numbers_that_make_no_sense_are_refused(field: dict) -> None:
-    with pytest.raises(ValueError, match=next(iter(field))):
-        replace(make_project(), **field)
+def test_fields_that_make_no_sense_or_would_not_come_back_are_refused(field: dict) -> None:
+    with pytest.raises(ValueError, match=rf"^{next(iter(field))} must"):
+        replace(any_project(), **field)
+
+
+def forge(folder: Path, name: str, change: Callable[[dict], object]) -> None:
+    """Change a JSON file of a project with all sha256 as they should be, as only a hostile writer does."""
+    content = json.loads((folder / name).read_text())
+    change(content)
+    index = content if name == "project.json" else json.loads((folder / "project.json").read_text())
+    if name != "project.json":
+        (folder / name).write_text(json.dumps(content))
+        forge_blob(index, name, (folder / name).read_bytes())
+    seal(folder, index)
+
+
+def forge_blob(index: dict, name: str, data: bytes) -> None:
+    index["blobs"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def seal(folder: Path, index: dict) -> None:
+    index.pop("sha256")
+    index["sha256"] = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+    (folder / "project.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "complaint"),
+    [
+        ("project.json", lambda d: d.update(fit=[1]), "fit must be a plain JSON object, got a list"),
+        ("project.json", lambda d: d.update(fit={"a": "b" * 70_000}), "fit must have at most 65536 bytes"),
+        ("project.json", lambda d: d.update(fps=10**400), "fps must be above 0"),
+        ("project.json", lambda d: d.update(blobs={"scene.ply": 1}), "blobs must give bytes and sha256"),
+        ("cameras.json", lambda d: d["cameras"][0].update(exposure=None), "NoneType"),
+        ("cameras.json", lambda d: d["cameras"][0].update(exposure=[[1.0] * 4] * 4), "exposure must be float64 .3, 4."),
+        ("cameras.json", lambda d: d["cameras"][0].update(exposure=[[1e999] * 4] * 3), "exposure must be finite"),
+        ("cameras.json", lambda d: d["cameras"][0].update(exposure=[[1.0] * 4, [1.0], []]), "expected sequence"),
+        ("cameras.json", lambda d: d["cameras"][0].update(times=[10**400]), "too large"),
+        ("cameras.json", lambda d: d["cameras"][0].update(name="a\nb\x1b[31m", width=0), "camera a b .31m: width"),
+        ("cameras.json", lambda d: d["cameras"].append("exposure"), "string indices"),
+        ("edits.json", lambda d: d.update(edits=[1]), "must hold a list of edits"),
+    ],
+)
+def test_forged_file_is_refused_by_name(
+    folder: Path, name: str, change: Callable[[dict], object], complaint: str
+) -> None:
+    forge(folder, name, lambda content: None)
+    assert same(load_project(folder), any_project())  # a faultless forgery passes
+    forge(folder, name, change)
+    with pytest.raises(InputError, match=rf"{name}: .*{complaint}") as e:
+        load_project(folder)
+    assert "\n" not in str(e.value)
+
+
+def test_forged_scene_is_refused_by_name(folder: Path) -> None:
+    index, data = json.loads((folder / "project.json").read_text()), (folder / "scene.ply").read_bytes()
+    data = data[:-4] + b"\xff\xff\xff\x7f"  # the last number of the last knot: NaN
+    (folder / "scene.ply").write_bytes(data)
+    forge_blob(index, "scene.ply", data)
+    seal(folder, index)
+    with pytest.raises(InputError, match=r"scene\.ply: knot_translations must be finite"):
+        load_project(folder)
+
+
+@pytest.mark.parametrize("exposure", [torch.eye(3, 4), torch.eye(4).double(), torch.eye(3, 4).double() * torch.inf])
+def test_exposure_that_is_no_finite_float64_3_by_4_is_refused(exposure: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="camera still: exposure must be"):
+        replace(any_project().cameras[0], exposure=exposure)
 
 
 class Killed(BaseException):
@@ -300,7 +224,7 @@ def test_save_that_ends_at_any_step_leaves_the_old_project_or_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every rename in turn is the one before which the process dies."""
-    old, new, rename, seen = make_project(1), make_project(2, N=9), Path.replace, set()
+    old, new, rename, seen = any_project(1), any_project(2, N=9), Path.replace, set()
     for last in range(9):
         path, count = tmp_path / f"{last}.s4d", 0
         save_project(path, old)
@@ -331,10 +255,10 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, str(Path.cwd()))
-from tests.scene4d.test_project import make_project
+from tests.scene4d.stored_scenes import any_project
 from scene4d.files.project import save_project, update_project
 path, seed = Path(sys.argv[1]), int(sys.argv[2])
-projects = [make_project(seed + i, N=20_000) for i in range(4)]
+projects = [any_project(seed + i, N=20_000) for i in range(4)]
 print("going", flush=True)
 while True:
     for project in projects:
@@ -346,7 +270,7 @@ while True:
 
 def test_killed_process_leaves_a_whole_project(tmp_path: Path) -> None:
     path, rng = tmp_path / "a.s4d", np.random.default_rng(2)
-    save_project(path, make_project())
+    save_project(path, any_project())
     for i in range(8):
         process = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path), str(10 * i)], cwd=ROOT, stdout=subprocess.PIPE
@@ -358,5 +282,5 @@ def test_killed_process_leaves_a_whole_project(tmp_path: Path) -> None:
         process.stdout.close()
         found = load_project(path)
         name = found.edits[0]["name"]  # "move SEED": all files are of one save
-        assert name == "move 0" or equal_scenes(found.scene, make_scene(20_000, seed=int(name.split()[1])))
+        assert name == "move 0" or scene_hash(found.scene) == scene_hash(any_scene(20_000, seed=int(name.split()[1])))
     assert name != "move 0"
