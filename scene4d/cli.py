@@ -19,8 +19,10 @@ from scene4d.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_OUT_OF_MEMORY, I
 
 COMMANDS = {
     "doctor": ("scene4d.commands.doctor", "say what works on this machine, what does not, and how to fix it"),
+    "evaluate": ("scene4d.commands.evaluate", "say how near a scene is to its capture, and to the truth if known"),
     "info": ("scene4d.commands.info", "say what a project holds, and whether its files are whole"),
     "inspect": ("scene4d.commands.inspect", "look at a capture before a fit does; estimate cameras where it has none"),
+    "render": ("scene4d.commands.render", "render a scene along a camera path: video, pictures, depth, flow, ids"),
     "sample": ("scene4d.commands.sample", "write a sample capture: a synthetic world with its truth, or a real one"),
 }
 
