@@ -1,0 +1,166 @@
+"""The pictures that a fit looks at: training views in memory at the fit's size, and smaller copies of them.
+
+T views, H W pixels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from renderers import Cameras
+from scene4d.captures import Capture, View
+from scene4d.errors import InputError
+
+CACHE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """One training view at one size."""
+
+    camera: Cameras  # one camera
+    image: Tensor  # [H, W, 3]
+    weights: Tensor | None  # [H, W] 0 = no picture there (black bars, other objects than the scene)
+    instances: Tensor | None  # [H, W] int32, 0 = background; None without masks
+    depth: Tensor | None  # [H, W] z, 0 = none
+
+
+@dataclass(eq=False)
+class Footage:
+    """Training views of a capture. `motion_masks` fill in for masks where the capture has none."""
+
+    capture: Capture
+    views: tuple[View, ...]
+    device: torch.device = torch.device("cpu")
+    motion_masks: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # View.key -> bool [H, W]
+    _cache: dict[tuple, Tensor | None] = field(default_factory=dict)
+    _bytes: int = 0
+
+    @property
+    def camera_names(self) -> list[str]:
+        return list(dict.fromkeys(v.camera for v in self.views))
+
+    @property
+    def frames(self) -> list[int]:
+        return sorted({v.frame for v in self.views})
+
+    def of_camera(self, name: str) -> list[View]:
+        return [v for v in self.views if v.camera == name]
+
+    def at(self, frame: int) -> list[View]:
+        return [v for v in self.views if v.frame == frame]
+
+    def time(self, frame: int) -> float:
+        return self.at(frame)[0].time
+
+    def image_u8(self, view: View) -> Tensor:
+        """uint8 [H, W, 3]."""
+        found = self._take("image", view, self.capture.image_u8)
+        assert found is not None
+        return found
+
+    def image(self, view: View) -> Tensor:
+        """float32 [H, W, 3]."""
+        return self.image_u8(view).float().div_(255.0)
+
+    def instances(self, view: View) -> Tensor | None:
+        """int32 [H, W]: ids of the capture's masks, or 1 where its motion mask is set."""
+        if view.key in self.motion_masks:
+            return self.motion_masks[view.key].int()
+        return self._take("mask", view, self.capture.labels)
+
+    def depth(self, view: View) -> Tensor | None:
+        return self._take("depth", view, self.capture.depth)
+
+    def valid(self, view: View) -> Tensor | None:
+        return self._take("valid", view, self.capture.valid)
+
+    def _take(self, layer: str, view: View, read: Callable[[View], Tensor | None]) -> Tensor | None:
+        key = (layer, *view.key)
+        if key not in self._cache:
+            found = read(view)
+            size = 0 if found is None else found.numel() * found.element_size()
+            if self._bytes + size > CACHE_BYTES:
+                return found  # a long capture is read again and again rather than held
+            self._cache[key] = found
+            self._bytes += size
+        return self._cache[key]
+
+    def shot(self, view: View, shrink: int = 1) -> Shot:
+        """A view at 1 / `shrink` of its size, on the device."""
+        image, valid = self.image_u8(view).to(self.device).float().div_(255.0), self.valid(view)
+        ids, depth = self.instances(view), self.depth(view)
+        camera = self.capture.cameras([view])
+        if shrink > 1:
+            image, camera = _shrunk(image, shrink), _shrunk_camera(camera, shrink)
+            pick = slice(shrink // 2, None, shrink)
+            size = image.shape[:2]
+            ids = None if ids is None else ids[pick, pick][: size[0], : size[1]]
+            depth = None if depth is None else depth[pick, pick][: size[0], : size[1]]
+        weights = None
+        if valid is not None and not bool(valid.all()):
+            good = valid.to(self.device).float()
+            weights = good if shrink == 1 else (_shrunk(good[..., None], shrink)[..., 0] > 0.999).float()
+        moved = Cameras(
+            camera.world_to_cam.to(self.device), camera.K.to(self.device), camera.width, camera.height
+        )
+        return Shot(
+            moved,
+            image,
+            weights,
+            None if ids is None else ids.to(self.device),
+            None if depth is None else depth.to(self.device),
+        )
+
+
+def _shrunk(image: Tensor, shrink: int) -> Tensor:
+    """Means of blocks of `shrink` x `shrink` pixels; a rest at the right and lower border is dropped."""
+    return F.avg_pool2d(image.movedim(-1, 0)[None], shrink)[0].movedim(0, -1).contiguous()
+
+
+def _shrunk_camera(camera: Cameras, shrink: int) -> Cameras:
+    K = camera.K / shrink
+    K[:, 2, 2] = 1.0
+    return Cameras(camera.world_to_cam, K, camera.width // shrink, camera.height // shrink)
+
+
+def open_footage(
+    capture: Capture, views: Sequence[View], device: torch.device = torch.device("cpu")  # noqa: B008 - immutable
+) -> Footage:
+    """Raises InputError: no views, or they have no cameras or no pictures."""
+    if not views:
+        raise InputError(f"{capture.root}: no view is left to fit to")
+    lost = next((v for v in views if v.world_to_cam is None or v.K is None), None)
+    if lost is not None:
+        raise InputError(
+            f"{capture.root}: camera {lost.camera} has no pose at frame {lost.frame}; estimate the cameras with "
+            "`scene4d inspect CAPTURE --estimate-cameras --out FOLDER`"
+        )
+    return Footage(capture, tuple(views), device)
+
+
+def scene_size(footage: Footage, points: Tensor | None = None) -> float:
+    """A length in scene units to which steps are relative: the distance from the cameras to what they look at.
+
+    The median distance of `points` [n, 3] to the cameras; without points the spread of the camera centres.
+    """
+    centers = footage.capture.cameras(footage.views).centers if _one_size(footage) else torch.cat(
+        [footage.capture.cameras([v]).centers for v in footage.views]
+    )
+    if points is not None and len(points):
+        picked = points[:: max(1, len(points) // 1000)]
+        return float(torch.cdist(picked.cpu(), centers.to(picked)[:: max(1, len(centers) // 32)].cpu()).median())
+    spread = float((centers - centers.mean(0)).norm(dim=1).max())
+    if spread <= 0:
+        warnings.warn("one camera that stands still: the scene's size is unknown, 1 is taken", stacklevel=2)
+    return spread or 1.0
+
+
+def _one_size(footage: Footage) -> bool:
+    return len({(v.width, v.height) for v in footage.views}) == 1

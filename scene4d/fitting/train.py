@@ -1,0 +1,205 @@
+"""The steps of a fit. Chance is drawn from (seed, step), so a resumed fit takes the very steps that a whole one takes.
+
+N Gaussians, H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from renderers import Rendering, rasterize
+from renderers.photometric import photometric_loss
+from scene4d.captures import View
+from scene4d.errors import EXIT_DIVERGED
+from scene4d.fitting.densify import add_noise, relocate
+from scene4d.fitting.footage import Footage, Shot
+from scene4d.fitting.losses import (
+    HandleGraph,
+    depth_loss,
+    exposure_prior,
+    mask_loss,
+    rigidity,
+    skinning_entropy,
+    smoothness,
+)
+from scene4d.fitting.model import Model, model_from_state, model_state, set_rates
+from scene4d.fitting.settings import FitSettings
+
+REFINE_EVERY = 100  # steps
+REFINE_FROM, REFINE_TO = 0.04, 0.75  # shares of the steps
+NEED_EVERY = 4  # steps between two measurements of where the error is
+MOST_ROLLBACKS = 3
+SMALLEST_SIDE = 64  # pixels: pictures are not shrunk below it
+EXPOSURE_PRIOR = 0.05
+
+
+class Diverged(RuntimeError):
+    """The fit ran into numbers that are not finite, again and again."""
+
+    exit_code = EXIT_DIVERGED
+
+
+@dataclass(eq=False)
+class Fit:
+    """A fit under way."""
+
+    footage: Footage
+    settings: FitSettings
+    model: Model
+    graph: HandleGraph | None
+    step: int = 0  # steps that are done
+    caution: float = 1.0
+    cap: int = 0
+    rollbacks: int = 0
+    need: Tensor | None = None  # [N] error that each Gaussian was drawn over since the last refinement
+    psnr: float = 0.0  # running mean
+    _cameras: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._cameras = {name: i for i, name in enumerate(self.footage.capture.camera_names)}
+        self.cap = self.cap or self.settings.max_gaussians
+
+    # -- what the steps look at
+
+    def view(self, step: int) -> View:
+        """Every view once in an order of chance, then again in another."""
+        views = self.footage.views
+        round_, index = divmod(step, len(views))
+        order = torch.randperm(len(views), generator=self.chance(round_, salt=1))
+        return views[int(order[index])]
+
+    def chance(self, step: int, salt: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed((self.settings.seed * 1_000_003 + step) * 16 + salt)
+
+    def shrink(self, step: int, view: View) -> int:
+        done = step / self.settings.steps
+        wanted = 4 if done < self.settings.quarter else 2 if done < self.settings.quarter + self.settings.half else 1
+        while wanted > 1 and min(view.width, view.height) // wanted < SMALLEST_SIDE:
+            wanted //= 2
+        return wanted
+
+    # -- one step
+
+    def advance(self) -> dict[str, float]:
+        """One step of all optimisers. Raises FloatingPointError where the loss is not finite."""
+        settings, step = self.settings, self.step
+        set_rates(self.model, settings, step / settings.steps, self.caution)
+        view = self.view(step)
+        shot = self.footage.shot(view, self.shrink(step, view))
+        measure = step % NEED_EVERY == 0
+        probe = torch.zeros(len(self.model), 1, device=shot.image.device, requires_grad=True) if measure else None
+        rendering = self.render(shot, view.time, probe)
+        picture = self.exposed(rendering.image[0], view.camera)
+        losses = self.losses(rendering, picture, shot, view)
+        total = torch.stack(list(losses.values())).sum()
+        value = float(total.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss is {value} at step {step}")
+        if probe is not None and rendering.features is not None:
+            error = (picture.detach() - shot.image).abs().mean(-1)
+            error = error if shot.weights is None else error * shot.weights
+            total = total + (rendering.features[0, ..., -1] * error).sum()
+        total.backward()
+        if probe is not None and probe.grad is not None:
+            self.need = probe.grad[:, 0] if self.need is None else self.need + probe.grad[:, 0]
+        for optimizer in self.model.optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.refine(step)
+        self.step += 1
+        return self.scalars(losses, picture.detach(), shot)
+
+    def render(self, shot: Shot, time: float, probe: Tensor | None) -> Rendering:
+        """The scene at a time, with the share of moving things and the probe as feature channels."""
+        scene = self.model.scene()
+        features = []
+        if shot.instances is not None and self.settings.weight_mask > 0:
+            features.append((scene.instances > 0).to(scene.means)[:, None])
+        if probe is not None:
+            features.append(probe)
+        channels = torch.cat(features, 1) if features else None
+        return rasterize(scene.at(time), shot.camera, features=channels)
+
+    def exposed(self, image: Tensor, camera: str) -> Tensor:
+        if not self.settings.exposure:
+            return image
+        matrix = self.model.exposure[self._cameras[camera]]
+        return image @ matrix[:, :3].T + matrix[:, 3]
+
+    def losses(self, rendering: Rendering, picture: Tensor, shot: Shot, view: View) -> dict[str, Tensor]:
+        """Weighted losses by name."""
+        settings, model = self.settings, self.model
+        found = {"rgb": photometric_loss(picture, shot.image, shot.weights, settings.weight_ssim)}
+        if shot.instances is not None and settings.weight_mask > 0 and rendering.features is not None:
+            moving = rendering.features[0, ..., 0]
+            found["mask"] = settings.weight_mask * mask_loss(moving, shot.instances > 0, shot.weights)
+        if shot.depth is not None and settings.weight_depth > 0:
+            found["depth"] = settings.weight_depth * depth_loss(rendering.depth[0], rendering.alpha[0], shot.depth)
+        found["opacity"] = settings.weight_opacity * model.params["logit_opacities"].sigmoid().mean()
+        found["scale"] = settings.weight_scale * model.params["log_scales"].exp().mean() / model.size
+        if settings.exposure:
+            found["exposure"] = EXPOSURE_PRIOR * exposure_prior(model.exposure)
+        if model.rig is not None and self.graph is not None and len(self.graph.a):
+            other = self.view(self.step + 7919).time
+            found["rigidity"] = settings.weight_rigidity * rigidity(model.rig, self.graph, view.time, other)
+            found["smoothness"] = settings.weight_smoothness * smoothness(model.rig, model.size)
+        if settings.weight_skinning > 0 and "handle_logits" in model.params:
+            entropy = skinning_entropy(model.params["handle_logits"], model.ids["handle_ids"])
+            found["skinning"] = settings.weight_skinning * (self.step / settings.steps) * entropy
+        return found
+
+    def refine(self, step: int) -> None:
+        settings = self.settings
+        if settings.densification != "mcmc":
+            return
+        done = (step + 1) / settings.steps
+        if REFINE_FROM <= done <= REFINE_TO:
+            rate = self.model.optimizers["means"].param_groups[0]["lr"]
+            add_noise(self.model, rate * 5e5 / max(self.model.size, 1e-9), self.chance(step, salt=2))
+        if (step + 1) % REFINE_EVERY == 0 and REFINE_FROM <= done <= REFINE_TO and self.need is not None:
+            relocate(self.model, self.cap, self.need, self.chance(step, salt=3))
+            self.need = None
+
+    def scalars(self, losses: dict[str, Tensor], picture: Tensor, shot: Shot) -> dict[str, float]:
+        square = (picture - shot.image).square().mean(-1)
+        mse = square.mean() if shot.weights is None else (square * shot.weights).sum() / shot.weights.sum().clamp_min(1)
+        psnr = -10 * math.log10(max(float(mse), 1e-10))
+        self.psnr = psnr if self.psnr == 0 else 0.98 * self.psnr + 0.02 * psnr
+        found = {name: float(value.detach()) for name, value in losses.items()}
+        return {"psnr": self.psnr, "gaussians": float(len(self.model)), **found}
+
+    # -- checkpoints
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": model_state(self.model),
+            "caution": self.caution,
+            "cap": self.cap,
+            "rollbacks": self.rollbacks,
+            "psnr": self.psnr,
+            "need": self.need,
+            "graph": None if self.graph is None else vars(self.graph),
+        }
+
+    def restore(self, step: int, state: dict[str, Any]) -> None:
+        device = self.footage.device
+        self.model = model_from_state(state["model"], self.settings, device)
+        self.step, self.caution, self.cap = step, state["caution"], state["cap"]
+        self.rollbacks, self.psnr, self.need = state["rollbacks"], state["psnr"], state["need"]
+        self.graph = None if state["graph"] is None else HandleGraph(**state["graph"])
+
+    def is_finite(self) -> bool:
+        model = self.model
+        tensors = [*model.params.values(), model.exposure]
+        if model.rig is not None:
+            tensors += [model.rig.knot_quats, model.rig.knot_translations]
+        return all(bool(x.isfinite().all()) for x in tensors)
+
+
+Watcher = Callable[[Fit], None]
