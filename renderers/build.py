@@ -29,6 +29,8 @@ UNITS = {  # object file -> source and definitions
     "f64": ("exports.cpp", ["-DREAL=double", "-DSUFFIX=f64"]),
     "motion_f32": ("motion_exports.cpp", ["-DREAL=float", "-DSUFFIX=f32"]),
     "motion_f64": ("motion_exports.cpp", ["-DREAL=double", "-DSUFFIX=f64"]),
+    "photometric_f32": ("photometric_exports.cpp", ["-DREAL=float", "-DSUFFIX=f32"]),
+    "photometric_f64": ("photometric_exports.cpp", ["-DREAL=double", "-DSUFFIX=f64"]),
     "common": ("common.cpp", []),
 }
 

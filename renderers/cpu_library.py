@@ -69,6 +69,13 @@ PoseArgs = _struct(
     "v_times v_centers v_knot_times v_knot_quats v_knot_translations",
     ("i", "d", "p"),
 )
+PhotometricArgs = _struct(
+    "PhotometricArgs",
+    "ssim_weight loss scale",
+    "width height threads",
+    "image truth weights v_image",
+    ("i", "d", "p"),
+)
 
 
 def cpu_flags() -> set[str]:
@@ -116,6 +123,7 @@ def _declare(library: ctypes.CDLL, suffix: str) -> None:
         "move_backward": (size, [ctypes.POINTER(MotionArgs)]),
         "pose": (size, [ctypes.POINTER(PoseArgs)]),
         "pose_backward": (size, [ctypes.POINTER(PoseArgs)]),
+        "photometric": (size, [ctypes.POINTER(PhotometricArgs)]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, f"s4_{name}_{suffix}")
