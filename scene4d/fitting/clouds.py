@@ -13,8 +13,9 @@ from torch import Tensor
 from scene4d.captures import View
 from scene4d.fitting.flows import pixel_grid, sample
 from scene4d.fitting.footage import Footage
-from scene4d.fitting.hull import inside, project, surface, visual_hull
-from scene4d.fitting.sparse import completed_depth, triangulated_points
+from scene4d.fitting.hull import inside, large_parts, project, surface, visual_hull
+from scene4d.fitting.monocular import is_monocular, looked_through, masked_depth, static_points
+from scene4d.fitting.sparse import completed_depth
 from scene4d.fitting.tracking import unproject
 
 MOST_VIEWS = 24  # whose pixels become points of the background
@@ -90,14 +91,12 @@ def _first_of_cells(xyz: Tensor, side: float) -> Tensor:
     return first.sort().values
 
 
-def static_cloud(
-    footage: Footage, backgrounds: dict[str, Tensor], most: int, generator: torch.Generator
-) -> Cloud:
+def static_cloud(footage: Footage, backgrounds: dict[str, Tensor], most: int, generator: torch.Generator) -> Cloud:
     """What stands still: pixels at measured depth, or at the depth of sparse points, or of triangulated features."""
     views = _spread_views(footage, backgrounds)
-    points = None if footage.capture.points is None else footage.capture.points.xyz
-    if points is None and not any(footage.depth(v) is not None for v in views):
-        points = triangulated_points(footage, backgrounds)
+    measured = any(footage.depth(v) is not None for v in views)
+    points = None if measured and footage.capture.points is None else static_points(footage, backgrounds)
+    alone = points is not None and is_monocular(footage)
     depths, stride = [], max(1, int((sum(v.width * v.height for v in views) / (4 * most)) ** 0.5))
     for view in views:
         depth = footage.depth(view)
@@ -112,11 +111,18 @@ def static_cloud(
             still &= ids == 0
         valid = footage.valid(view)
         cloud = pixel_cloud(
-            footage, view, depths[k], footage.image(view) if picture is None else picture,
-            still if valid is None else still & valid, stride,
+            footage,
+            view,
+            depths[k],
+            footage.image(view) if picture is None else picture,
+            still if valid is None else still & valid,
+            stride,
         )
         cloud = Cloud(cloud.xyz, cloud.rgb, cloud.radius, torch.zeros_like(cloud.instances))
-        clouds.append(cloud.pick(_believed(footage, views, depths, k, cloud.xyz)))
+        cloud = cloud.pick(_believed(footage, views, depths, k, cloud.xyz))
+        if alone and points is not None:
+            cloud = cloud.pick(~looked_through(footage, (views, depths), cloud.xyz, points))
+        clouds.append(cloud)
     return thinned(join(clouds), most, generator)
 
 
@@ -153,7 +159,10 @@ def _believed(footage: Footage, views: list[View], depths: list[Tensor], own: in
 
 
 def moving_cloud(footage: Footage, frame: int, most: int, generator: torch.Generator) -> Cloud | None:
-    """What moves at one frame: pixels of masks at measured depth, else the surface of the visual hull, else None."""
+    """What moves at one frame: pixels of masks at measured depth, else the surface of the visual hull, else None.
+
+    Of one moving camera: at the depth of the ground below them (`monocular`).
+    """
     views = [v for v in footage.at(frame) if footage.instances(v) is not None]
     if not views:
         return None
@@ -166,7 +175,11 @@ def moving_cloud(footage: Footage, frame: int, most: int, generator: torch.Gener
         found = join(clouds)
         return thinned(found, most, generator) if len(found) else None
     if len(views) < 2:
-        return None
+        depth = masked_depth(footage, views[0], static_points(footage, {})) if is_monocular(footage) else None
+        if depth is None:
+            return None
+        found = pixel_cloud(footage, views[0], depth, footage.image(views[0]), depth > 0, 1)
+        return thinned(found, most, generator)
     return _hull_cloud(footage, views, most, generator)
 
 
@@ -180,6 +193,7 @@ def _hull_cloud(footage: Footage, views: list[View], most: int, generator: torch
         cells, side = visual_hull(cameras, masks, HULL_CELLS)
         if not len(cells):
             continue
+        cells = cells[large_parts(cells, side)]
         cells = cells[surface(cells, side)]
         rgb = _seen_color(footage, views, masks, cells, side)
         owner = torch.full((len(cells),), label, dtype=torch.int32)

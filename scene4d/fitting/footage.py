@@ -33,12 +33,17 @@ class Shot:
 
 @dataclass(eq=False)
 class Footage:
-    """Training views of a capture. `motion_masks` fill in for masks where the capture has none."""
+    """Training views of a capture. `motion_masks` fill in for masks, `depth_maps` for depth, by View.key.
+
+    A depth map [H, W] of z is taken in place of the capture's own.
+    """
 
     capture: Capture
     views: tuple[View, ...]
     device: torch.device = torch.device("cpu")
     motion_masks: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # View.key -> bool [H, W]
+    depth_maps: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    triangulated: Tensor | None = None  # [P, 3] world, once it was found, where the capture has no points
     _cache: dict[tuple, Tensor | None] = field(default_factory=dict)
     _bytes: int = 0
 
@@ -76,6 +81,8 @@ class Footage:
         return self._take("mask", view, self.capture.labels)
 
     def depth(self, view: View) -> Tensor | None:
+        if view.key in self.depth_maps:
+            return self.depth_maps[view.key]
         return self._take("depth", view, self.capture.depth)
 
     def valid(self, view: View) -> Tensor | None:
@@ -107,9 +114,7 @@ class Footage:
         if valid is not None and not bool(valid.all()):
             good = valid.to(self.device).float()
             weights = good if shrink == 1 else (_shrunk(good[..., None], shrink)[..., 0] > 0.999).float()
-        moved = Cameras(
-            camera.world_to_cam.to(self.device), camera.K.to(self.device), camera.width, camera.height
-        )
+        moved = Cameras(camera.world_to_cam.to(self.device), camera.K.to(self.device), camera.width, camera.height)
         return Shot(
             moved,
             image,
@@ -131,7 +136,9 @@ def _shrunk_camera(camera: Cameras, shrink: int) -> Cameras:
 
 
 def open_footage(
-    capture: Capture, views: Sequence[View], device: torch.device = torch.device("cpu")  # noqa: B008 - immutable
+    capture: Capture,
+    views: Sequence[View],
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
 ) -> Footage:
     """Raises InputError: no views, or they have no cameras or no pictures."""
     if not views:
@@ -150,8 +157,10 @@ def scene_size(footage: Footage, points: Tensor | None = None) -> float:
 
     The median distance of `points` [n, 3] to the cameras; without points the spread of the camera centres.
     """
-    centers = footage.capture.cameras(footage.views).centers if _one_size(footage) else torch.cat(
-        [footage.capture.cameras([v]).centers for v in footage.views]
+    centers = (
+        footage.capture.cameras(footage.views).centers
+        if _one_size(footage)
+        else torch.cat([footage.capture.cameras([v]).centers for v in footage.views])
     )
     if points is not None and len(points):
         picked = points[:: max(1, len(points) // 1000)]

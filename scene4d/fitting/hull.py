@@ -5,14 +5,17 @@ n points, C cameras, H W pixels. Laurentini 1994; here by sampling, with one sil
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import torch
-import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from renderers import Cameras
 from scene4d.fitting.flows import sample
 
-COARSE = 48  # cells along the longest side of the first grid
+LEAST_PART = 0.05  # of the largest connected part
+COARSE = 32  # cells along the longest side of the first grid
 
 
 def project(camera: Cameras, xyz: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,9 +83,8 @@ def _dilated(mask: Tensor, camera: Cameras, focus: Tensor, reach: float) -> Tens
     z = float(camera.world_to_cam[0, 2, :3] @ focus + camera.world_to_cam[0, 2, 3])
     pixels = int(reach * float(camera.K[0, 0, 0]) / max(z, 1e-6)) + 1
     pixels = min(pixels, max(mask.shape) // 4)
-    # two passes of a line are one of a square
-    grown = F.max_pool2d(mask.float()[None], (1, 2 * pixels + 1), 1, (0, pixels))
-    return F.max_pool2d(grown, (2 * pixels + 1, 1), 1, (pixels, 0))[0] > 0
+    kernel = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
+    return torch.from_numpy(cv2.dilate(mask.numpy().astype(np.uint8), kernel) > 0)
 
 
 def surface(cells: Tensor, side: float) -> Tensor:
@@ -96,3 +98,14 @@ def surface(cells: Tensor, side: float) -> Tensor:
     for step in (int(size[1] * size[2]), int(size[2]), 1):
         around &= filled[key + step] & filled[key - step]
     return ~around
+
+
+def large_parts(cells: Tensor, side: float) -> Tensor:
+    """Bool [n]: cells [n, 3] of a regular grid in a connected part of at least a twentieth of the largest one."""
+    index = ((cells - cells.min(0).values) / side).round().long().numpy()
+    grid = np.zeros(index.max(0) + 1, bool)
+    grid[tuple(index.T)] = True
+    parts, _ = ndimage.label(grid, np.ones((3, 3, 3)))
+    sizes = np.bincount(parts.reshape(-1))
+    sizes[0] = 0
+    return torch.from_numpy((sizes >= LEAST_PART * sizes.max())[parts[tuple(index.T)]])

@@ -27,6 +27,7 @@ class FitSettings:
     # coarse to fine: shares of the steps at 1/4 and at 1/2 of the size
     quarter: float = 0.15
     half: float = 0.35
+    march: float = 0.35  # share of the steps in which frames join one after the other
     # learning rates: of lengths in units of the scene's size, the others absolute
     lr_means: float = 2e-4
     lr_log_scales: float = 5e-3
@@ -42,7 +43,7 @@ class FitSettings:
     weight_mask: float = 0.5
     weight_depth: float = 0.5
     weight_tracks: float = 0.05
-    weight_rigidity: float = 1.0
+    weight_rigidity: float = 0.1
     weight_smoothness: float = 0.05
     weight_opacity: float = 0.002
     weight_scale: float = 0.01
@@ -62,6 +63,7 @@ class FitSettings:
             ("first_gaussians", 0.01, 1.0),
             ("quarter", 0.0, 1.0),
             ("half", 0.0, 1.0),
+            ("march", 0.0, 1.0),
             ("knot_frames", 0.1, 1e6),
         ):
             if not low <= getattr(self, name) <= high:

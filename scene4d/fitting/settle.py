@@ -28,10 +28,25 @@ class HandleTracks:
     times: list[float]  # [T] seconds
     xyz: Tensor  # [T, J, 3]
     trust: Tensor  # [T, J] 0 to 1
+    turns: Tensor | None = None  # [T, J, 4] unit quaternions, where they are known
 
 
-def settle(rig: Rig, graph: HandleGraph, tracks: HandleTracks, generator: torch.Generator) -> Rig:
-    """The rig with knots that follow the tracks as far as they can be believed."""
+def settle(
+    rig: Rig,
+    graph: HandleGraph,
+    tracks: HandleTracks,
+    generator: torch.Generator,
+    *,
+    steps: int = STEPS,
+    mask: Tensor | None = None,
+    others: list[float] | None = None,
+) -> Rig:
+    """The rig with knots that follow the tracks as far as they can be believed.
+
+    Args:
+        mask: bool [L], knots that may change; all if not given.
+        others: seconds with which the tracked times are compared for rigidity; the tracked times if not given.
+    """
     if not len(graph.a):
         return rig
     knots = {n: getattr(rig, n).clone().requires_grad_() for n in ("knot_quats", "knot_translations")}
@@ -41,16 +56,21 @@ def settle(rig: Rig, graph: HandleGraph, tracks: HandleTracks, generator: torch.
         [{"params": [knots["knot_quats"]], "lr": RATE}, {"params": [knots["knot_translations"]], "lr": RATE * spacing}]
     )
     rates = [group["lr"] for group in optimizer.param_groups]
-    T = len(tracks.times)
-    for step in range(STEPS):
-        fall = 0.02 ** (step / STEPS)
+    T, compared = len(tracks.times), others or tracks.times
+    for step in range(steps):
+        fall = 0.02 ** (step / steps)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * fall
-        k, other = torch.randint(0, T, (2,), generator=generator).tolist()
-        loss = RIGID * rigidity(moving, graph, tracks.times[k], tracks.times[other])
+        k = int(torch.randint(0, T, (), generator=generator))
+        other = compared[int(torch.randint(0, len(compared), (), generator=generator))]
+        loss = RIGID * rigidity(moving, graph, tracks.times[k], other)
         loss = loss + track_error(moving, tracks, k, spacing) + SMOOTH * smoothness(moving, spacing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if mask is not None:
+            for knot in knots.values():
+                assert knot.grad is not None
+                knot.grad[~mask] = 0
         optimizer.step()
     return Rig(**{f.name: getattr(moving, f.name).detach() for f in fields(moving)})
 

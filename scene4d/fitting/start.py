@@ -16,8 +16,8 @@ from scene4d.fitting.clouds import Cloud, join, moving_cloud, static_cloud, thin
 from scene4d.fitting.footage import Footage, scene_size
 from scene4d.fitting.losses import HandleGraph, handle_graph
 from scene4d.fitting.rigging import Rigging, follow, knot_schedule, make_rigging, signatures
-from scene4d.fitting.settle import settle
 from scene4d.fitting.settings import FitSettings
+from scene4d.fitting.settle import settle
 from scene4d.fitting.tracking import PointTracks, track_points
 from scene4d.scene import Scene4D
 
@@ -33,6 +33,7 @@ class Start:
     scene: Scene4D
     graph: HandleGraph | None
     size: float
+    origin: float = 0.0  # seconds of the frame that what moves was found at
 
 
 def start_scene(footage: Footage, settings: FitSettings, span: tuple[float, float], frame_seconds: float) -> Start:
@@ -57,7 +58,7 @@ def start_scene(footage: Footage, settings: FitSettings, span: tuple[float, floa
         graph = handle_graph(rigging.rig, rigging.tracks.xyz.permute(1, 0, 2).flatten(1))
         rigging = replace(rigging, rig=settle(rigging.rig, graph, rigging.tracks, generator))
     scene = make_scene(join([static, moving]), settings, _whole(rigging, tracks, moving, len(static)))
-    return Start(scene, graph, size)
+    return Start(scene, graph, size, footage.time(frame))
 
 
 def canonical_frame(footage: Footage) -> int | None:

@@ -44,7 +44,7 @@ def track_points(footage: Footage, xyz: Tensor, instances: Tensor, frame: int) -
     """Carry points [n, 3] of a training frame to all other training frames, away from it in both directions."""
     frames = footage.frames
     origin = frames.index(frame)
-    cloud = _Cloud(xyz, instances)
+    cloud = PointCloud(xyz, instances)
     paths, seen = torch.zeros(len(frames), *xyz.shape), torch.zeros(len(frames), len(xyz))
     paths[origin] = xyz
     velocity = torch.zeros_like(xyz)
@@ -72,12 +72,13 @@ def _directions(footage: Footage, origin: int) -> tuple[int, int]:
     return (1, -1) if after <= before else (-1, 1)
 
 
-class _Cloud:
+class PointCloud:
     """Who moves with whom: found once, where the points lie apart."""
 
-    def __init__(self, xyz: Tensor, instances: Tensor) -> None:
+    def __init__(self, xyz: Tensor, instances: Tensor, nearness: Tensor | None = None) -> None:
+        """Points [n, 3]; those whose `nearness` [n, d] is near, their places if not given, move alike."""
         self.instances = instances
-        self.near, self.weights = neighbours(xyz, instances, NEIGHBOURS)
+        self.near, self.weights = neighbours(xyz if nearness is None else nearness, instances, NEIGHBOURS)
         distance, _ = cKDTree(xyz.numpy()).query(xyz.numpy(), k=min(2, len(xyz)))
         self.spacing = float(np.median(distance[:, -1])) if len(xyz) > 1 else 1.0
 
@@ -87,7 +88,9 @@ class _Cloud:
         weights = (weights / weights.sum(1, keepdim=True).clamp_min(1e-12))[..., None]
         here, there = xyz[self.near], (xyz + move)[self.near]
         middle, goal = (weights * here).sum(1), (weights * there).sum(1)
-        cross = (weights[..., None] * (there - goal[:, None])[..., :, None] * (here - middle[:, None])[..., None, :]).sum(1)
+        cross = (
+            weights[..., None] * (there - goal[:, None])[..., :, None] * (here - middle[:, None])[..., None, :]
+        ).sum(1)
         turned = (procrustes(cross) @ (xyz - middle)[..., None])[..., 0]
         return turned + goal - xyz
 
@@ -110,7 +113,7 @@ def neighbours(xyz: Tensor, instances: Tensor, count: int) -> tuple[Tensor, Tens
 
 
 def carry(
-    footage: Footage, xyz: Tensor, cloud: _Cloud, frames: tuple[int, int], guess: Tensor
+    footage: Footage, xyz: Tensor, cloud: PointCloud, frames: tuple[int, int], guess: Tensor
 ) -> tuple[Tensor, Tensor]:
     """How points [n, 3] move from one frame to another: [n, 3], and the number of cameras [n] that saw it.
 
@@ -143,7 +146,7 @@ def carry(
 
 
 def _camera_says(
-    footage: Footage, views: tuple[View, View], xyz: Tensor, cloud: _Cloud, guess: Tensor
+    footage: Footage, views: tuple[View, View], xyz: Tensor, cloud: PointCloud, guess: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One camera's equations J d = r in pixels, [n, k, 3] and [n, k], and what they are worth [n], 0 = not seen."""
     a, b = views
@@ -198,7 +201,10 @@ def _jacobian(camera: Cameras, xyz: Tensor) -> tuple[Tensor, Tensor]:
     u, v = local[:, 0] / z, local[:, 1] / z
     zero = torch.zeros_like(z)
     by_local = torch.stack(
-        [torch.stack([K[0, 0] / z, zero, -K[0, 0] * u / z], -1), torch.stack([zero, K[1, 1] / z, -K[1, 1] * v / z], -1)],
+        [
+            torch.stack([K[0, 0] / z, zero, -K[0, 0] * u / z], -1),
+            torch.stack([zero, K[1, 1] / z, -K[1, 1] * v / z], -1),
+        ],
         1,
     )
     pixels = torch.stack([K[0, 0] * u + K[0, 2], K[1, 1] * v + K[1, 2]], -1)
@@ -208,7 +214,9 @@ def _jacobian(camera: Cameras, xyz: Tensor) -> tuple[Tensor, Tensor]:
 def unproject(camera: Cameras, pixels: Tensor, z: Tensor) -> Tensor:
     """World points [n, 3] of pixels [n, 2] at depths z [n]."""
     K = camera.K[0].to(pixels.dtype)
-    local = torch.stack([(pixels[:, 0] - K[0, 2]) / K[0, 0], (pixels[:, 1] - K[1, 2]) / K[1, 1], torch.ones_like(z)], -1)
+    local = torch.stack(
+        [(pixels[:, 0] - K[0, 2]) / K[0, 0], (pixels[:, 1] - K[1, 2]) / K[1, 1], torch.ones_like(z)], -1
+    )
     world_to_cam = camera.world_to_cam[0].to(pixels.dtype)
     return (local * z[:, None] - world_to_cam[:3, 3]) @ world_to_cam[:3, :3]
 
@@ -218,7 +226,9 @@ def _point_depth(uv: Tensor, z: Tensor, seen: Tensor, spacing: float, camera: Ca
     reach = float(camera.K[0, 0, 0]) * spacing / float(z[seen].median()) if bool(seen.any()) else 1.0
     cell = max(CELL, round(1.5 * reach))
     across = camera.width // cell + 2
-    index = ((uv[:, 1] / cell).long().clamp(0, camera.height // cell) * across + (uv[:, 0] / cell).long().clamp(0, across - 1))
+    index = (uv[:, 1] / cell).long().clamp(0, camera.height // cell) * across + (uv[:, 0] / cell).long().clamp(
+        0, across - 1
+    )
     nearest = torch.full((across * (camera.height // cell + 2),), torch.inf)
     nearest.scatter_reduce_(0, index[seen], z[seen], "amin")
     return nearest[index].nan_to_num(posinf=0.0)

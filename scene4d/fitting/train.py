@@ -28,6 +28,7 @@ from scene4d.fitting.losses import (
     skinning_entropy,
     smoothness,
 )
+from scene4d.fitting.march import NEWEST, Window, carry_on, knot_times, window_at
 from scene4d.fitting.model import Model, model_from_state, model_state, set_rates
 from scene4d.fitting.settings import FitSettings
 
@@ -53,6 +54,7 @@ class Fit:
     settings: FitSettings
     model: Model
     graph: HandleGraph | None
+    origin: float = 0.0  # seconds, where the march starts
     step: int = 0  # steps that are done
     caution: float = 1.0
     cap: int = 0
@@ -68,11 +70,39 @@ class Fit:
     # -- what the steps look at
 
     def view(self, step: int) -> View:
-        """Every view once in an order of chance, then again in another."""
+        """Every view once in an order of chance, then again in another; while marching, views of the window."""
+        if step < self.march_steps:
+            return self.marching_view(step)
         views = self.footage.views
         round_, index = divmod(step, len(views))
         order = torch.randperm(len(views), generator=self.chance(round_, salt=1))
         return views[int(order[index])]
+
+    @property
+    def march_steps(self) -> int:
+        return int(self.settings.march * self.settings.steps) if self.model.rig is not None else 0
+
+    def window(self, step: int) -> Window:
+        return window_at(self.model, self.origin, (step + 1) / max(1, self.march_steps))
+
+    def marching_view(self, step: int) -> View:
+        times, window, chance = knot_times(self.model), self.window(step), self.chance(step, salt=4)
+        low, high = float(times[window.low]), float(times[window.high])
+        gap = float(times[1] - times[0]) if len(times) > 1 else 0.0
+        inside = [v for v in self.footage.views if low - 1e-6 <= v.time <= high + 1e-6] or list(self.footage.views)
+        newest = [v for v in inside if v.time <= low + gap or v.time >= high - gap]
+        pool = newest if newest and float(torch.rand((), generator=chance)) < NEWEST else inside
+        return pool[int(torch.randint(0, len(pool), (), generator=chance))]
+
+    def march(self, step: int) -> None:
+        """Carry the scene to the knots that join at this step."""
+        if not 0 < step < self.march_steps or self.graph is None:
+            return
+        before, now = self.window(step - 1), self.window(step)
+        if now.high > before.high:
+            carry_on(self.footage, self.model, self.graph, before.high, now.high, self.chance(step, salt=5))
+        if now.low < before.low:
+            carry_on(self.footage, self.model, self.graph, before.low, now.low, self.chance(step, salt=6))
 
     def chance(self, step: int, salt: int = 0) -> torch.Generator:
         return torch.Generator().manual_seed((self.settings.seed * 1_000_003 + step) * 16 + salt)
@@ -90,6 +120,7 @@ class Fit:
         """One step of all optimisers. Raises FloatingPointError where the loss is not finite."""
         settings, step = self.settings, self.step
         set_rates(self.model, settings, step / settings.steps, self.caution)
+        self.march(step)
         view = self.view(step)
         shot = self.footage.shot(view, self.shrink(step, view))
         measure = step % NEED_EVERY == 0
@@ -146,7 +177,7 @@ class Fit:
         if settings.exposure:
             found["exposure"] = EXPOSURE_PRIOR * exposure_prior(model.exposure)
         if model.rig is not None and self.graph is not None and len(self.graph.a):
-            other = self.view(self.step + 7919).time
+            other = self.view(self.step + 1).time
             found["rigidity"] = settings.weight_rigidity * rigidity(model.rig, self.graph, view.time, other)
             found["smoothness"] = settings.weight_smoothness * smoothness(model.rig, model.size)
         if settings.weight_skinning > 0 and "handle_logits" in model.params:
@@ -181,6 +212,7 @@ class Fit:
             "model": model_state(self.model),
             "caution": self.caution,
             "cap": self.cap,
+            "origin": self.origin,
             "rollbacks": self.rollbacks,
             "psnr": self.psnr,
             "need": self.need,
@@ -191,6 +223,7 @@ class Fit:
         device = self.footage.device
         self.model = model_from_state(state["model"], self.settings, device)
         self.step, self.caution, self.cap = step, state["caution"], state["cap"]
+        self.origin = state["origin"]
         self.rollbacks, self.psnr, self.need = state["rollbacks"], state["psnr"], state["need"]
         self.graph = None if state["graph"] is None else HandleGraph(**state["graph"])
 
