@@ -20,6 +20,7 @@ from scene4d.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_OUT_OF_MEMORY, I
 COMMANDS = {
     "doctor": ("scene4d.commands.doctor", "say what works on this machine, what does not, and how to fix it"),
     "evaluate": ("scene4d.commands.evaluate", "say how near a scene is to its capture, and to the truth if known"),
+    "fit": ("scene4d.commands.fit", "fit a scene to a capture: videos with cameras become a project"),
     "info": ("scene4d.commands.info", "say what a project holds, and whether its files are whole"),
     "inspect": ("scene4d.commands.inspect", "look at a capture before a fit does; estimate cameras where it has none"),
     "render": ("scene4d.commands.render", "render a scene along a camera path: video, pictures, depth, flow, ids"),
@@ -47,9 +48,12 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return report(name, "cancelled", EXIT_CANCELLED)
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        words = " ".join(str(error).split())
+        if is_out_of_memory(error):
+            return report(name, f"out of memory: {words or 'no details'}", EXIT_OUT_OF_MEMORY)
+        if (exit_code := getattr(error, "exit_code", None)) is None:
             raise
-        return report(name, f"out of memory: {' '.join(str(error).split()) or 'no details'}", EXIT_OUT_OF_MEMORY)
+        return report(name, words, exit_code)  # scene4d.fitting.train.Diverged: not imported here, it imports torch
 
 
 def help_text() -> str:

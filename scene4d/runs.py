@@ -29,7 +29,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -220,6 +221,7 @@ class Run:
         self._bar: Progress | None = None
         self._psnr = ""
         self._cancelled = False
+        self._at_once = False
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Run:
@@ -252,14 +254,25 @@ class Run:
     def cancelled(self) -> bool:
         return self._cancelled
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """For long work that has no steps and leaves nothing half done: a signal ends it at once."""
         if self._cancelled:
+            raise KeyboardInterrupt
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._cancelled or self._at_once:
             raise KeyboardInterrupt  # asked twice: do not wait for the step
         self._cancelled = True
 
     # -- steps
 
-    def steps(self, first: int, total: int) -> Iterator[int]:
+    def steps(self, first: int, total: int) -> Generator[int, None, None]:
         """first, first + 1, ..., total - 1, with a progress bar (PSNR and time left) on a terminal.
 
         Raises:

@@ -94,10 +94,11 @@ def make_optimizers(model: Model, settings: FitSettings) -> dict[str, torch.opti
 def set_rates(model: Model, settings: FitSettings, done: float, caution: float) -> None:
     """Learning rates at the share `done` of the steps; `caution` shrinks them all after a divergence."""
     fall = math.exp(done * math.log(settings.lr_last)) if settings.lr_last > 0 else 1.0 - done
+    knots = settings.lr_knots * fall * _knot_factor(model)
     rates = {
         "means": settings.lr_means * model.size * fall,
-        "knot_translations": settings.lr_knots * model.size * fall,
-        "knot_quats": TURNS * settings.lr_knots * fall,
+        "knot_translations": knots * model.size,
+        "knot_quats": TURNS * knots,
         "exposure": settings.lr_exposure * fall,
     }
     late = min(1.0, 2.0 * (1.0 - done) + 0.1)  # the others rest a little at the end
@@ -106,6 +107,12 @@ def set_rates(model: Model, settings: FitSettings, done: float, caution: float) 
         if rate is None:
             rate = getattr(settings, RATES[name]) * late
         optimizer.param_groups[0]["lr"] = rate * caution
+
+
+def _knot_factor(model: Model) -> float:
+    """A frame moves four of k knots. Adam's steps shrink with the root of how often there is a gradient."""
+    count = 4 if model.rig is None or not len(model.rig) else int(model.rig.knot_counts[0])
+    return math.sqrt(max(1.0, count / 4))
 
 
 def gather(model: Model, rows: Tensor, fresh: Tensor) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from renderers import Rendering, rasterize
+from renderers import RasterOptions, Rendering, rasterize
 from renderers.photometric import photometric_loss
 from scene4d.captures import View
 from scene4d.errors import EXIT_DIVERGED
@@ -35,6 +35,7 @@ from scene4d.fitting.settings import FitSettings
 REFINE_EVERY = 100  # steps
 REFINE_FROM, REFINE_TO = 0.04, 0.75  # shares of the steps
 NEED_EVERY = 4  # steps between two measurements of where the error is
+SKINNING_EVERY = 8  # steps; it costs as much as a small picture
 MOST_ROLLBACKS = 3
 SMALLEST_SIDE = 64  # pixels: pictures are not shrunk below it
 EXPOSURE_PRIOR = 0.05
@@ -155,7 +156,8 @@ class Fit:
         if probe is not None:
             features.append(probe)
         channels = torch.cat(features, 1) if features else None
-        return rasterize(scene.at(time), shot.camera, features=channels)
+        options = RasterOptions(threads=self.settings.threads)
+        return rasterize(scene.at(time), shot.camera, features=channels, options=options)
 
     def exposed(self, image: Tensor, camera: str) -> Tensor:
         if not self.settings.exposure:
@@ -180,9 +182,9 @@ class Fit:
             other = self.view(self.step + 1).time
             found["rigidity"] = settings.weight_rigidity * rigidity(model.rig, self.graph, view.time, other)
             found["smoothness"] = settings.weight_smoothness * smoothness(model.rig, model.size)
-        if settings.weight_skinning > 0 and "handle_logits" in model.params:
+        if self.step % SKINNING_EVERY == 0 and settings.weight_skinning > 0 and "handle_logits" in model.params:
             entropy = skinning_entropy(model.params["handle_logits"], model.ids["handle_ids"])
-            found["skinning"] = settings.weight_skinning * (self.step / settings.steps) * entropy
+            found["skinning"] = SKINNING_EVERY * settings.weight_skinning * (self.step / settings.steps) * entropy
         return found
 
     def refine(self, step: int) -> None:
