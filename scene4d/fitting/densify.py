@@ -16,11 +16,10 @@ from scene4d.fitting.model import Model, gather
 DEAD = 0.005  # opacity
 GROWTH = 1.10  # at most, each time
 MOST_COPIES = 51  # as in the authors' code
-NOISE = 1.0
 
 
 def relocate(model: Model, cap: int, need: Tensor, generator: torch.Generator) -> tuple[int, int]:
-    """Move dead Gaussians to, and add new ones at, Gaussians drawn by `need` [N] >= 0. Returns how many of each.
+    """Move dead Gaussians to, and add new ones at, Gaussians drawn by `need` [N] >= 0; returns how many.
 
     A Gaussian that becomes k equal ones keeps the picture as it was (equation 9): opacity 1 - (1 - o)^(1/k), and smaller
     scales.

@@ -23,13 +23,12 @@ from scene4d.captures.checks import chosen_frames
 from scene4d.cli import is_out_of_memory
 from scene4d.errors import InputError
 from scene4d.evaluation import fitted_capture
-from scene4d.fitting.backgrounds import add_motion_masks, find_backgrounds
 from scene4d.fitting.footage import Footage, open_footage
 from scene4d.fitting.model import make_model, model_from_state
 from scene4d.fitting.previews import preview_views, training_psnr, write_preview
 from scene4d.fitting.recovery import Work, recover
 from scene4d.fitting.settings import FitSettings
-from scene4d.fitting.start import start_scene
+from scene4d.fitting.start import prepare, start_scene
 from scene4d.fitting.train import Fit
 from scene4d.runs import Cancelled, Run, Scalar
 from scene4d.scene import Scene4D
@@ -164,7 +163,7 @@ def _resumed(footage: Footage, settings: FitSettings, run: Run, reports: Reports
     if len(state["model"]["exposure"]) != len(footage.capture.camera_names):
         raise InputError(f"{footage.capture.root}: has other cameras than when the fit was started")
     with run.interruptible(), reports.phase("going back to the last checkpoint"):
-        add_motion_masks(footage, find_backgrounds(footage))  # the first scene's work, which no checkpoint holds
+        prepare(footage)  # the first scene's work, which no checkpoint holds
         work = Work(Fit(footage, settings, model_from_state(state["model"], settings, footage.device), None), run, {})
         work.restore(found)
     return work
@@ -220,7 +219,8 @@ def _exposures(fit: Fit) -> dict[str, Tensor]:
     if not fit.settings.exposure:
         return {}
     names = fit.footage.capture.camera_names
-    return {name: fit.model.exposure[names.index(name)].detach().cpu().double() for name in fit.footage.camera_names}
+    matrices = fit.exposures().detach().cpu().double()
+    return {name: matrices[names.index(name)] for name in fit.footage.camera_names}
 
 
 def _metrics(work: Work, scene: Scene4D, psnr: float | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 AGREE = 1.5  # pixels between a point and where forward and backward flow take it
@@ -54,7 +54,7 @@ def guessed_flow(ids_a: Tensor, ids_b: Tensor, places: Tensor, shifts: Tensor, o
         pixels = grid[here]
         expected = torch.zeros(len(pixels), 2)
         if bool(mine.any()):
-            _, near = cKDTree(places[mine].numpy()).query(pixels.numpy())
+            _, near = KDTree(places[mine].numpy()).query(pixels.numpy())
             expected = shifts[mine][torch.from_numpy(near)]
         whole = not (_at_border(here) or _at_border(there))
         middle = grid[there].mean(0) - pixels.mean(0) if whole or not bool(mine.any()) else expected.mean(0)

@@ -75,7 +75,7 @@ def visual_hull(cameras: list[Cameras], masks: list[Tensor], voxels: int) -> tup
 
 def _accepted(cameras: list[Cameras], masks: list[Tensor], cells: Tensor) -> Tensor:
     seen, hits = silhouette_votes(cameras, masks, cells)
-    return (seen >= 2) & (hits >= torch.where(seen > 3, seen - 1, seen))
+    return (seen >= min(3, len(cameras))) & (hits >= torch.where(seen > 3, seen - 1, seen))
 
 
 def _dilated(mask: Tensor, camera: Cameras, focus: Tensor, reach: float) -> Tensor:

@@ -5,6 +5,7 @@ N Gaussians, M handle slots, S SH coefficients, L knots, C cameras.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -159,5 +160,5 @@ def model_from_state(state: dict[str, Any], settings: FitSettings, device: torch
     model = Model(params, ids, rig, state["exposure"].clone().to(device).requires_grad_(), state["size"])
     model.optimizers = make_optimizers(model, settings)
     for name, optimizer in model.optimizers.items():
-        optimizer.load_state_dict(state["optimizers"][name])
+        optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))  # it would share the moments
     return model

@@ -79,8 +79,7 @@ def prune(fit: Fit, count: int) -> None:
     order = fit.model.params["logit_opacities"].detach().argsort(descending=True, stable=True)
     rows = order[:count].sort().values
     gather(fit.model, rows, torch.zeros(count, dtype=torch.bool, device=rows.device))
-    if fit.need is not None:
-        fit.need = fit.need[rows.to(fit.need.device)]
+    fit.forget()
 
 
 def _roll_back(work: Work, error: Exception) -> str:

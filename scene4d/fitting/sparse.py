@@ -10,7 +10,7 @@ from itertools import combinations
 import cv2
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from scene4d.captures import View
@@ -98,7 +98,7 @@ def _without_loners(xyz: np.ndarray) -> np.ndarray:
     """Points that have others around them: a wrong match on an epipolar line lies anywhere."""
     if len(xyz) < 8:
         return xyz
-    distance = cKDTree(xyz).query(xyz, k=5)[0][:, 4]
+    distance = KDTree(xyz).query(xyz, k=5)[0][:, 4]
     return xyz[distance < 3 * np.median(distance)]
 
 
@@ -114,7 +114,7 @@ def completed_depth(footage: Footage, view: View, points: Tensor) -> Tensor | No
         return None
     uv, z = uv[visible].numpy(), z[visible].numpy()
     grid = pixel_grid(view.height, view.width).reshape(-1, 2).numpy()[:]
-    distance, index = cKDTree(uv).query(grid, k=NEAREST)
+    distance, index = KDTree(uv).query(grid, k=NEAREST)
     weights = 1.0 / (distance**2 + 4.0)
     inverse = 1.0 / z[index]
     order = np.sort(inverse, 1)

@@ -15,6 +15,7 @@ from scene4d.fitting.backgrounds import add_motion_masks, find_backgrounds
 from scene4d.fitting.clouds import Cloud, join, moving_cloud, static_cloud, thinned
 from scene4d.fitting.footage import Footage, scene_size
 from scene4d.fitting.losses import HandleGraph, handle_graph
+from scene4d.fitting.monocular import add_flow_masks, anchored
 from scene4d.fitting.rigging import Rigging, follow, knot_schedule, make_rigging, signatures
 from scene4d.fitting.settings import FitSettings
 from scene4d.fitting.settle import settle
@@ -24,6 +25,7 @@ from scene4d.scene import Scene4D
 SH_C0 = 0.28209479177387814  # Y_0^0
 OPACITY = 0.6
 MOST_TRACKS = 4000
+LEAST_SPANS = 6  # between knots: a short capture has few frames and much motion between them
 MOVING_SHARE = 0.4  # of the Gaussians, for what moves
 STILL = 0.004  # of the scene's size: what moves less stands still
 
@@ -40,8 +42,7 @@ def start_scene(footage: Footage, settings: FitSettings, span: tuple[float, floa
     """Points become Gaussians. `span`: first and last second of the capture, also of frames that are held out."""
     generator = torch.Generator().manual_seed(settings.seed)
     budget = max(50, int(settings.max_gaussians * settings.first_gaussians))
-    backgrounds = find_backgrounds(footage)
-    add_motion_masks(footage, backgrounds)
+    backgrounds = prepare(footage)
     static = static_cloud(footage, backgrounds, budget, generator)
     size = scene_size(footage, static.xyz)
     frame = canonical_frame(footage)
@@ -51,7 +52,8 @@ def start_scene(footage: Footage, settings: FitSettings, span: tuple[float, floa
     static = thinned(static, budget - len(moving), generator)
     tracks = tracks_of(footage, moving, frame, generator)
     times = [footage.time(f) for f in tracks.frames]
-    knots = knot_schedule(*span, settings.knot_frames * frame_seconds)
+    spacing = min(settings.knot_frames * frame_seconds, (span[1] - span[0]) / LEAST_SPANS)
+    knots = knot_schedule(*span, spacing)
     rigging = make_rigging(tracks, times, knots, (settings.handles, settings.slots), STILL * size)
     graph = None
     if rigging is not None:
@@ -59,6 +61,14 @@ def start_scene(footage: Footage, settings: FitSettings, span: tuple[float, floa
         rigging = replace(rigging, rig=settle(rigging.rig, graph, rigging.tracks, generator))
     scene = make_scene(join([static, moving]), settings, _whole(rigging, tracks, moving, len(static)))
     return Start(scene, graph, size, footage.time(frame))
+
+
+def prepare(footage: Footage) -> dict[str, Tensor]:
+    """Find the backgrounds of cameras that stand still, and masks of what moves where the capture has none."""
+    backgrounds = find_backgrounds(footage)
+    add_motion_masks(footage, backgrounds)
+    add_flow_masks(footage)
+    return backgrounds
 
 
 def canonical_frame(footage: Footage) -> int | None:
@@ -79,7 +89,7 @@ def tracks_of(footage: Footage, moving: Cloud, frame: int, generator: torch.Gene
     some = moving
     if len(moving) > MOST_TRACKS:
         some = moving.pick(torch.randperm(len(moving), generator=generator)[:MOST_TRACKS].sort().values)
-    return track_points(footage, some.xyz, some.instances, frame)
+    return anchored(footage, track_points(footage, some.xyz, some.instances, frame))
 
 
 def _whole(rigging: Rigging | None, tracks: PointTracks, moving: Cloud, static: int) -> Rigging | None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+import torch.nn.functional as F
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from renderers import Cameras
@@ -25,6 +26,7 @@ PULL = 0.02  # of going on as before, relative to one camera's flow
 INNER = 4  # pixels from the border of a mask, from where on flow is fully trusted
 OUTLIER = 1.5  # pixels: a camera that is further off the others counts little
 ROUNDS = 4  # of reweighting
+POINT_SLACK = 6  # spacings of points between the nearest of them and one that is still seen
 CELL = 3  # pixels: the grain of the depth test among points
 DEPTH_SLACK = 0.04  # relative: a point this near to the surface is taken to be on it
 
@@ -79,7 +81,7 @@ class PointCloud:
         """Points [n, 3]; those whose `nearness` [n, d] is near, their places if not given, move alike."""
         self.instances = instances
         self.near, self.weights = neighbours(xyz if nearness is None else nearness, instances, NEIGHBOURS)
-        distance, _ = cKDTree(xyz.numpy()).query(xyz.numpy(), k=min(2, len(xyz)))
+        distance, _ = KDTree(xyz.numpy()).query(xyz.numpy(), k=min(2, len(xyz)))
         self.spacing = float(np.median(distance[:, -1])) if len(xyz) > 1 else 1.0
 
     def smooth(self, xyz: Tensor, move: Tensor, trust: Tensor) -> Tensor:
@@ -104,7 +106,7 @@ def neighbours(xyz: Tensor, instances: Tensor, count: int) -> tuple[Tensor, Tens
         rows = (instances == instance).nonzero()[:, 0]
         points = xyz[rows].numpy()
         k = min(count, len(rows))
-        distance, index = cKDTree(points).query(points, k=k)
+        distance, index = KDTree(points).query(points, k=k)
         distance, index = distance.reshape(len(rows), k), index.reshape(len(rows), k)
         near[rows, :k] = rows[torch.from_numpy(index)]
         reach = np.maximum(distance[:, -1:], 1e-9)
@@ -162,7 +164,7 @@ def _camera_says(
         seen &= sample(ids_b.float(), target, "nearest").int() == cloud.instances
     depth_a, depth_b = footage.depth(a), footage.depth(b)
     surface = _point_depth(uv, z, seen, cloud.spacing, cam_a) if depth_a is None else sample(depth_a, uv, "nearest")
-    slack = cloud.spacing * 2 if depth_a is None else DEPTH_SLACK * z
+    slack = cloud.spacing * POINT_SLACK if depth_a is None else DEPTH_SLACK * z
     seen &= (z - surface < slack) & (surface > 0)
     worth = seen.float() if ids is None else seen * _depth_inside(ids, uv)
     if depth_a is None or depth_b is None:
@@ -231,4 +233,5 @@ def _point_depth(uv: Tensor, z: Tensor, seen: Tensor, spacing: float, camera: Ca
     )
     nearest = torch.full((across * (camera.height // cell + 2),), torch.inf)
     nearest.scatter_reduce_(0, index[seen], z[seen], "amin")
-    return nearest[index].nan_to_num(posinf=0.0)
+    around = -F.max_pool2d(-nearest.reshape(1, -1, across), 3, 1, 1).reshape(-1)  # also of the cells around
+    return around[index].nan_to_num(posinf=0.0)

@@ -6,7 +6,6 @@ N Gaussians, H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,11 +30,13 @@ from scene4d.fitting.losses import (
 from scene4d.fitting.march import NEWEST, Window, carry_on, knot_times, window_at
 from scene4d.fitting.model import Model, model_from_state, model_state, set_rates
 from scene4d.fitting.settings import FitSettings
+from scene4d.fitting.strategies import DefaultDensification
 
 REFINE_EVERY = 100  # steps
 REFINE_FROM, REFINE_TO = 0.04, 0.75  # shares of the steps
 NEED_EVERY = 4  # steps between two measurements of where the error is
 SKINNING_EVERY = 8  # steps; it costs as much as a small picture
+NOISE = 5e5  # of the learning rate of the means (3DGS-MCMC)
 MOST_ROLLBACKS = 3
 SMALLEST_SIDE = 64  # pixels: pictures are not shrunk below it
 EXPOSURE_PRIOR = 0.05
@@ -61,12 +62,22 @@ class Fit:
     cap: int = 0
     rollbacks: int = 0
     need: Tensor | None = None  # [N] error that each Gaussian was drawn over since the last refinement
+    strategy: DefaultDensification | None = None
     psnr: float = 0.0  # running mean
     _cameras: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._cameras = {name: i for i, name in enumerate(self.footage.capture.camera_names)}
         self.cap = self.cap or self.settings.max_gaussians
+        if self.graph is not None:
+            self.graph = HandleGraph(**{name: x.to(self.footage.device) for name, x in vars(self.graph).items()})
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was measured of each Gaussian; they have changed."""
+        self.need = None
+        default = self.settings.densification == "default"
+        self.strategy = DefaultDensification(self.model.size) if default else None
 
     # -- what the steps look at
 
@@ -124,7 +135,7 @@ class Fit:
         self.march(step)
         view = self.view(step)
         shot = self.footage.shot(view, self.shrink(step, view))
-        measure = step % NEED_EVERY == 0
+        measure = step % NEED_EVERY == 0 and settings.densification == "mcmc"
         probe = torch.zeros(len(self.model), 1, device=shot.image.device, requires_grad=True) if measure else None
         rendering = self.render(shot, view.time, probe)
         picture = self.exposed(rendering.image[0], view.camera)
@@ -137,12 +148,16 @@ class Fit:
             error = (picture.detach() - shot.image).abs().mean(-1)
             error = error if shot.weights is None else error * shot.weights
             total = total + (rendering.features[0, ..., -1] * error).sum()
+        if self.strategy is not None:
+            self.strategy.before_backward(rendering)
         total.backward()
         if probe is not None and probe.grad is not None:
             self.need = probe.grad[:, 0] if self.need is None else self.need + probe.grad[:, 0]
         for optimizer in self.model.optimizers.values():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if self.strategy is not None:
+            self.strategy.after_backward(self.model)
         self.refine(step)
         self.step += 1
         return self.scalars(losses, picture.detach(), shot)
@@ -162,8 +177,15 @@ class Fit:
     def exposed(self, image: Tensor, camera: str) -> Tensor:
         if not self.settings.exposure:
             return image
-        matrix = self.model.exposure[self._cameras[camera]]
+        matrix = self.exposures()[self._cameras[camera]]
         return image @ matrix[:, :3].T + matrix[:, 3]
+
+    def exposures(self) -> Tensor:
+        """Colour matrices [C, 3, 4] of the capture's cameras. Their mean over those in the fit leaves colours alone, so
+        that a camera that was not in it can be shown without one."""
+        trained = [self._cameras[name] for name in self.footage.camera_names]
+        plain = torch.eye(3, 4, device=self.model.exposure.device)
+        return self.model.exposure - self.model.exposure[trained].mean(0) + plain
 
     def losses(self, rendering: Rendering, picture: Tensor, shot: Shot, view: View) -> dict[str, Tensor]:
         """Weighted losses by name."""
@@ -188,14 +210,18 @@ class Fit:
         return found
 
     def refine(self, step: int) -> None:
+        """Put Gaussians where they are needed, as the settings say and only in the middle of the fit."""
         settings = self.settings
-        if settings.densification != "mcmc":
+        if settings.densification == "none" or not REFINE_FROM <= (step + 1) / settings.steps <= REFINE_TO:
             return
-        done = (step + 1) / settings.steps
-        if REFINE_FROM <= done <= REFINE_TO:
-            rate = self.model.optimizers["means"].param_groups[0]["lr"]
-            add_noise(self.model, rate * 5e5 / max(self.model.size, 1e-9), self.chance(step, salt=2))
-        if (step + 1) % REFINE_EVERY == 0 and REFINE_FROM <= done <= REFINE_TO and self.need is not None:
+        due = (step + 1) % REFINE_EVERY == 0
+        if self.strategy is not None:
+            if due and self.strategy.refine(self.model, self.cap, self.chance(step, salt=3)):
+                self.need = None
+            return
+        rate = self.model.optimizers["means"].param_groups[0]["lr"]
+        add_noise(self.model, rate * NOISE / max(self.model.size, 1e-9), self.chance(step, salt=2))
+        if due and self.need is not None:
             relocate(self.model, self.cap, self.need, self.chance(step, salt=3))
             self.need = None
 
@@ -218,6 +244,7 @@ class Fit:
             "rollbacks": self.rollbacks,
             "psnr": self.psnr,
             "need": self.need,
+            "strategy": None if self.strategy is None else self.strategy.state(),
             "graph": None if self.graph is None else vars(self.graph),
         }
 
@@ -226,8 +253,13 @@ class Fit:
         self.model = model_from_state(state["model"], self.settings, device)
         self.step, self.caution, self.cap = step, state["caution"], state["cap"]
         self.origin = state["origin"]
-        self.rollbacks, self.psnr, self.need = state["rollbacks"], state["psnr"], state["need"]
-        self.graph = None if state["graph"] is None else HandleGraph(**state["graph"])
+        self.rollbacks, self.psnr = state["rollbacks"], state["psnr"]
+        self.forget()
+        self.need = None if state["need"] is None else state["need"].to(device)
+        if self.strategy is not None and state["strategy"] is not None:
+            self.strategy.restore(state["strategy"], device)
+        graph = state["graph"]
+        self.graph = None if graph is None else HandleGraph(**{name: x.to(device) for name, x in graph.items()})
 
     def is_finite(self) -> bool:
         model = self.model
@@ -235,6 +267,3 @@ class Fit:
         if model.rig is not None:
             tensors += [model.rig.knot_quats, model.rig.knot_translations]
         return all(bool(x.isfinite().all()) for x in tensors)
-
-
-Watcher = Callable[[Fit], None]

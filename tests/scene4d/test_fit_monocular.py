@@ -14,7 +14,8 @@ from scene4d.captures import Capture, View
 from scene4d.captures.capture import Points
 from scene4d.captures.frames import CameraTrack
 from scene4d.errors import InputError
-from scene4d.fitting.depth_maps import add_depth_maps, align, folder_reader
+from scene4d.fitting.clouds import moving_cloud, static_cloud
+from scene4d.fitting.depth_maps import add_depth_maps, folder_reader
 from scene4d.fitting.footage import Footage
 from scene4d.fitting.hull import project
 from scene4d.fitting.monocular import (
@@ -289,6 +290,27 @@ def test_nothing_moves_in_pictures_of_a_still_scene(stage: Stage, monkeypatch: p
     assert max(shares) < 0.02
 
 
+def test_clouds_of_one_moving_camera_lie_on_the_ground_and_where_the_thing_stands(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, generator = film(stage, moving=False), torch.Generator().manual_seed(0)
+    monkeypatch.setattr(Footage, "image_u8", lambda self, view: images[view.key])
+    still = static_cloud(stage.footage, {}, 3000, generator)
+    assert len(still) > 1000
+    assert int(still.instances.max()) == 0
+    off = torch.minimum((still.xyz[:, 1] - GROUND).abs(), (still.xyz[:, 2] - WALL).abs())
+    assert float(off.median()) < 0.02
+    assert float(off.quantile(0.95)) < 0.5
+    moving = moving_cloud(stage.footage, 3, 3000, generator)
+    assert moving is not None
+    view = stage.footage.views[3]
+    uv, z = project(camera_of(view), moving.xyz)
+    assert bool(mask_of(view, STANDS[3])[uv[:, 1].long(), uv[:, 0].long()].all())
+    assert float((z / true_depths(stage)[3] - 1).abs().max()) < 0.15
+    assert bool((moving.instances == 1).all())
+    torch.testing.assert_close(moving.rgb, images[view.key][uv[:, 1].long(), uv[:, 0].long()] / 255)
+
+
 def test_given_masks_are_left_alone(stage: Stage) -> None:
     before = dict(stage.footage.motion_masks)
     add_flow_masks(stage.footage)
@@ -296,42 +318,6 @@ def test_given_masks_are_left_alone(stage: Stage) -> None:
 
 
 # -- depth maps
-
-
-def test_alignment_finds_scale_and_shift_among_outliers() -> None:
-    generator = torch.Generator().manual_seed(0)
-    z = 1 + 9 * torch.rand(200, generator=generator)
-    q = (1 / z - 0.05) / 3.0
-    z[:60] = 1 + 9 * torch.rand(60, generator=generator)  # points that something hides
-    found = align(q, z)
-    assert found.scale == pytest.approx(3.0, rel=0.01)
-    assert found.shift == pytest.approx(0.05, abs=0.002)
-    assert found.residual < 0.01
-    assert found.points == 200
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_alignment_counts_errors_relative_to_depth(seed: int) -> None:
-    """Noise in proportion to depth: far points are worth as much as near ones, so the shift is found as well."""
-    generator = torch.Generator().manual_seed(seed)
-    z = torch.cat([torch.linspace(1, 2, 300), torch.linspace(50, 60, 300)])
-    noisy = z * (1 + 0.02 * torch.randn(600, generator=generator))
-    found = align(0.5 / z + 2.0, noisy)
-    far = 1 / (found.scale * (0.5 / 55 + 2.0) + found.shift)
-    assert far == pytest.approx(55, rel=0.01)
-    assert found.residual == pytest.approx(0.0135, abs=0.003)  # 0.67 of the standard deviation
-
-
-def test_maps_of_the_wrong_kind_are_refused() -> None:
-    z = torch.linspace(1, 10, 50)
-    with pytest.raises(InputError, match="another kind"):
-        align(z, z)
-    with pytest.raises(InputError, match="another kind"):
-        align(torch.rand(50, generator=torch.Generator().manual_seed(0)), z)
-    with pytest.raises(ValueError, match=r"q and z must have shape \[m\]"):
-        align(z[:3], z[:3])
-    with pytest.raises(ValueError, match="z must be positive"):
-        align(z, z - 5)
 
 
 def inverse_png(path: Path, depth: Tensor, k: int) -> None:

@@ -153,6 +153,14 @@ def test_dead_gaussians_go_to_where_they_are_needed() -> None:
     )
 
 
+def test_added_gaussians_are_where_they_are_needed() -> None:
+    model, need = model_of(torch.full((30,), 0.7), spread(30)), torch.zeros(30)
+    need[17] = 1.0
+    assert relocate(model, 100, need, random()) == (0, 3)
+    assert numbers(model)[30:].tolist() == [17] * 3
+    torch.testing.assert_close(model.params["means"].detach()[30:], spread(30)[17].expand(3, 3))
+
+
 def test_chance_falls_in_proportion_to_need_and_opacity() -> None:
     counts = torch.zeros(3)
     for seed in range(40):

@@ -14,7 +14,7 @@ from scene4d.captures import open_capture
 from scene4d.captures.frames import FrameStore
 from scene4d.fitting.footage import Footage, open_footage
 from scene4d.fitting.hull import project
-from scene4d.fitting.tracking import PointTracks, neighbours, track_points, unproject
+from scene4d.fitting.tracking import PointCloud, PointTracks, neighbours, track_points, unproject
 from scene4d.worlds import (
     CaptureOptions,
     Rig,
@@ -142,6 +142,18 @@ def test_neighbours_are_the_nearest_of_the_same_instance_itself_first() -> None:
     alone, weight = neighbours(xyz[:2], torch.tensor([1, 2]), 5)  # no others: only itself counts
     assert alone.tolist() == [[0] * 5, [1] * 5]
     assert weight.tolist() == [[1, 0, 0, 0, 0]] * 2
+
+
+def test_points_take_the_rigid_motion_of_the_trusted_ones_around_them() -> None:
+    """A third of the points say nonsense and are not trusted; the others turn and shift together."""
+    g = torch.Generator().manual_seed(2)
+    xyz = torch.rand(300, 3, generator=g)
+    turn = torch.linalg.matrix_exp(torch.tensor([[0.0, -0.2, 0.1], [0.2, 0.0, 0.0], [-0.1, 0.0, 0.0]]))
+    move = xyz @ turn.T + torch.tensor([0.3, 0.0, -0.1]) - xyz
+    trust = (torch.arange(300) % 3 > 0).float() + 1e-6
+    said = torch.where(trust[:, None] > 0.5, move, torch.randn(300, 3, generator=g))
+    smoothed = PointCloud(xyz, torch.ones(300, dtype=torch.int32)).smooth(xyz, said, trust)
+    assert float((smoothed - move).norm(dim=1).max()) < 0.01
 
 
 def test_unproject_undoes_project() -> None:

@@ -1,4 +1,7 @@
-"""Depth networks from local folders: what goes in, what comes out, what is refused. Weights are random."""
+"""Depth networks from local folders: what goes in, what comes out, what is refused; and the scale of what comes out.
+
+Weights are random.
+"""
 
 import json
 from pathlib import Path
@@ -8,6 +11,7 @@ import torch
 
 from scene4d import models
 from scene4d.errors import InputError
+from scene4d.fitting.depth_maps import align
 
 
 def tiny_network(depth_estimation_type: str = "relative"):
@@ -146,3 +150,42 @@ def test_without_transformers_the_error_names_the_extra(tmp_path: Path, monkeypa
     monkeypatch.setattr(models, "import_module", broken)
     with pytest.raises(ImportError, match="pip uninstall torchvision"):
         models.load_depth_model(tmp_path)
+
+
+# -- what a relative map says, brought to the depths of points
+
+
+def test_alignment_finds_scale_and_shift_among_outliers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = 1 + 9 * torch.rand(200, generator=generator)
+    q = (1 / z - 0.05) / 3.0
+    z[:60] = 1 + 9 * torch.rand(60, generator=generator)  # points that something hides
+    found = align(q, z)
+    assert found.scale == pytest.approx(3.0, rel=0.01)
+    assert found.shift == pytest.approx(0.05, abs=0.002)
+    assert found.residual < 0.01
+    assert found.points == 200
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_alignment_counts_errors_relative_to_depth(seed: int) -> None:
+    """Noise in proportion to depth: far points are worth as much as near ones, so the shift is found as well."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.cat([torch.linspace(1, 2, 300), torch.linspace(50, 60, 300)])
+    noisy = z * (1 + 0.02 * torch.randn(600, generator=generator))
+    found = align(0.5 / z + 2.0, noisy)
+    far = 1 / (found.scale * (0.5 / 55 + 2.0) + found.shift)
+    assert far == pytest.approx(55, rel=0.01)
+    assert found.residual == pytest.approx(0.0135, abs=0.003)  # 0.67 of the standard deviation
+
+
+def test_maps_of_the_wrong_kind_are_refused() -> None:
+    z = torch.linspace(1, 10, 50)
+    with pytest.raises(InputError, match="another kind"):
+        align(z, z)
+    with pytest.raises(InputError, match="another kind"):
+        align(torch.rand(50, generator=torch.Generator().manual_seed(0)), z)
+    with pytest.raises(ValueError, match=r"q and z must have shape \[m\]"):
+        align(z[:3], z[:3])
+    with pytest.raises(ValueError, match="z must be positive"):
+        align(z, z - 5)
