@@ -1,6 +1,7 @@
 """What may go wrong through no fault of the program, and the exit code that tells so.
 
-0 done, 2 bad input or usage, 3 out of memory, 4 diverged, 130 cancelled; 1 is left to real bugs, which keep their traceback.
+0 done, 2 bad input or usage, 3 out of memory, 4 diverged, 130 cancelled; 1 is left to real bugs, which keep their
+traceback.
 """
 
 EXIT_BAD_INPUT = 2

@@ -131,7 +131,8 @@ def evaluate(
 def fitted_capture(capture: Capture, fit: Mapping[str, Any] | None) -> tuple[Capture, frozenset[Key]]:
     """The part of a capture that a project was fitted to, and the keys of the views that it was fitted on.
 
-    `fit` is `Project.fit`: "frames" and "hold_out" choose frames as a:b:step. Raises InputError.
+    `fit` is `Project.fit`: "frames" and "hold_out" choose frames as a:b:step; "cameras" names those that were fitted
+    to, null = all. Of the others no view counts as fitted. Raises InputError.
     """
     facts = fit or {}
     if facts.get("frames"):
@@ -139,7 +140,12 @@ def fitted_capture(capture: Capture, fit: Mapping[str, Any] | None) -> tuple[Cap
     held: set[int] = set()
     if facts.get("hold_out"):
         held = set(chosen_frames(str(facts["hold_out"]), capture.frames[-1], "hold_out"))
-    return capture, frozenset(v.key for v in capture.split("train") if v.frame not in held)
+    names = facts.get("cameras")
+    if names is not None and (not isinstance(names, list) or not {*map(str, names)} <= {*capture.camera_names}):
+        had = ", ".join(capture.camera_names)
+        raise InputError(f"project.json: cameras must be some of the capture's ({had}), got {str(names)[:80]}")
+    chosen = capture.camera_names if names is None else names
+    return capture, frozenset(v.key for v in capture.split("train") if v.frame not in held and v.camera in chosen)
 
 
 def chosen_views(capture: Capture, trained: Collection[Key], split: str) -> list[View]:

@@ -76,7 +76,7 @@ def run(command: list) -> int:
 
 
 def swing(project: Path) -> CameraPath:
-    """From the first camera of the capture to the one farthest from it and back, while the scene plays there and back."""
+    """From the capture's first camera to the one farthest from it and back, while the scene plays there and back."""
     cameras = load_project(project).cameras
     views = [Cameras(c.world_to_cam[:1], c.K[:1], c.width, c.height) for c in cameras]
     far = max(views, key=lambda view: float((view.centers - views[0].centers).norm()))

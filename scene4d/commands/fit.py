@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,12 +18,14 @@ from scene4d.fitting.settings import PRESETS, FitSettings, with_changes
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from scene4d.captures import Capture
+    from scene4d.captures import Capture, View
+    from scene4d.fitting.depth_maps import DepthSource
     from scene4d.fitting.fit import Fitted, Reports
     from scene4d.runs import Run
 
-KIND, DEFAULT_PRESET = "fit", "standard"
+KIND, DEFAULT_PRESET, DEFAULT_KIND = "fit", "standard", "metric"
 PLOTS = "tensorboard"
+PATHS = ("capture", "depth_folder", "depth_model")  # options that a run stores relative to its project
 # options that are not asked to be the same when a fit is resumed
 FREE = ("out", "resume", "overwrite", "tensorboard")
 MOST_UPS = 2  # "../../capture" is still said relative to the project; what lies farther off is named in full
@@ -51,6 +54,14 @@ class Config:
     """Fit only these frames: a:b:step, as in a Python slice."""
     hold_out: str | None = None
     """Of these, leave out a:b:step, besides the capture's own test views, for `scene4d evaluate`."""
+    cameras: str | None = None
+    """Fit only to these cameras, as A,B,... The others count as held out."""
+    depth_folder: Path | None = None
+    """Take depth from files in it: a folder for each camera with a .npy or 16-bit .png for each frame, in order."""
+    depth_kind: Literal["metric", "depth", "inverse"] | None = None
+    """What they hold: metric (the default), z in scene units; depth or inverse depth whose scale is to be found."""
+    depth_model: Path | None = None
+    """Take depth from a network: the local folder of one saved by transformers (Depth Anything, DPT, ...)."""
     sh_degree: int | None = None
     """How finely colour depends on the direction of view: 0 (not at all) to 3."""
     handles: int | None = None
@@ -85,6 +96,13 @@ class Config:
             raise ValueError("--resume must not be given together with --overwrite")
         if self.threads is not None and not 1 <= self.threads <= 4096:
             raise ValueError(f"threads must be 1 to 4096, got {self.threads}")
+        if self.depth_folder is not None and self.depth_model is not None:
+            raise ValueError("--depth-folder must not be given together with --depth-model")
+        if self.depth_kind is not None and self.depth_folder is None:
+            raise ValueError("--depth-kind must be given together with --depth-folder")
+        names = self.camera_names() or []
+        if "" in names or len({*names}) < len(names):
+            raise ValueError(f"cameras must be different names A,B,..., got {self.cameras!r}")
         self.settings()
 
     def settings(self) -> FitSettings:
@@ -93,6 +111,9 @@ class Config:
         if not self.previews:
             changes["preview_steps"] = 0
         return with_changes(PRESETS[self.preset or DEFAULT_PRESET], **changes)
+
+    def camera_names(self) -> list[str] | None:
+        return None if self.cameras is None else [name.strip() for name in self.cameras.split(",")]
 
     def given(self) -> dict[str, Any]:
         """The options that differ from their defaults, but for those of FREE."""
@@ -107,10 +128,10 @@ def main(config: Config) -> int:
     if config.tensorboard:
         check_plots()
     console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 200)
-    run, capture = _resumed_run(config) if config.resume else _new_run(config)
+    run, capture, depths = _resumed_run(config) if config.resume else _new_run(config)
     with run:
         try:
-            fitted = _fit(config, run, capture, console)
+            fitted = _fit(config, run, (capture, depths), console)
         except KeyboardInterrupt:
             console.print(f"`scene4d fit --out {config.out} --resume` goes on with it", markup=False)
             raise
@@ -120,7 +141,7 @@ def main(config: Config) -> int:
     return 0
 
 
-def _fit(config: Config, run: Run, capture: Capture, console: Console) -> Fitted:
+def _fit(config: Config, run: Run, given: tuple[Capture, DepthSource | None], console: Console) -> Fitted:
     import torch
 
     from scene4d.fitting.fit import fit_capture
@@ -129,13 +150,14 @@ def _fit(config: Config, run: Run, capture: Capture, console: Console) -> Fitted
     closers = []
     try:
         return fit_capture(
-            capture,
+            _of_cameras(given[0], options.get("cameras")),
             FitSettings(**options["settings"]),
             run,
             frames=options["frames"],
             hold_out=options["hold_out"],
             device=torch.device(options["device"]),
             reports=_reports(config, run, console, closers),
+            depths=given[1],
         )
     finally:
         for close in closers:
@@ -154,17 +176,20 @@ def _reports(config: Config, run: Run, console: Console, closers: list) -> Repor
     def event(text: str) -> None:
         console.print(text, markup=False, style="yellow")
 
+    def note(text: str) -> None:
+        console.print(text, markup=False)
+
     if not config.tensorboard:
-        return Reports(phase=phase, event=event)
+        return Reports(phase=phase, event=event, note=note)
     plot, close = open_plots(run.folder / PLOTS)
     closers.append(close)
-    return Reports(phase=phase, scalars=plot, event=event)
+    return Reports(phase=phase, scalars=plot, event=event, note=note)
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
-def _new_run(config: Config) -> tuple[Run, Capture]:
+def _new_run(config: Config) -> tuple[Run, Capture, DepthSource | None]:
     """A run for a capture that can be fitted to. Nothing is written where it cannot."""
     import torch
 
@@ -174,8 +199,8 @@ def _new_run(config: Config) -> tuple[Run, Capture]:
 
     assert config.capture is not None
     _check_out(config)
-    capture, settings = _open(config.capture), config.settings()
-    views = choose_footage(capture, settings, config.frames, config.hold_out).views
+    capture, settings, cameras = _open(config.capture), config.settings(), config.camera_names()
+    views = choose_footage(_of_cameras(capture, cameras), settings, config.frames, config.hold_out).views
     device = _device(config.device)
     threads = settings.threads or torch.get_num_threads()  # a fit that is resumed elsewhere takes as many
     options = {
@@ -183,14 +208,19 @@ def _new_run(config: Config) -> tuple[Run, Capture]:
         "preset": config.preset or DEFAULT_PRESET,
         "frames": config.frames,
         "hold_out": config.hold_out,
+        "cameras": cameras,
+        "depth_folder": config.depth_folder and _reference(config.depth_folder, config.out),
+        "depth_kind": config.depth_kind or DEFAULT_KIND if config.depth_folder else None,
+        "depth_model": config.depth_model and _reference(config.depth_model, config.out),
         "device": device,
         "views": fingerprint(views),
         "settings": asdict(with_changes(settings, threads=threads)),
     }
-    return create_run(config.out / RUNS, KIND, options), capture
+    depths = _depths(options, config.out, capture, views)
+    return create_run(config.out / RUNS, KIND, options), capture, depths
 
 
-def _resumed_run(config: Config) -> tuple[Run, Capture]:
+def _resumed_run(config: Config) -> tuple[Run, Capture, DepthSource | None]:
     """The last fit of the project, with its capture."""
     from scene4d.files.project import RUNS
     from scene4d.fitting.fit import choose_footage, fingerprint
@@ -205,29 +235,34 @@ def _resumed_run(config: Config) -> tuple[Run, Capture]:
             settings = FitSettings(**options["settings"])
             path = config.out / options["capture"]
             choice = options["frames"], options["hold_out"]
-            views, device = options["views"], options["device"]
+            known, device = options["views"], options["device"]
         except (KeyError, TypeError, ValueError) as e:
             raise InputError(
                 f"{run.folder}/config.json: cannot be gone on with ({e}); fit anew with --overwrite"
             ) from e
-        _compare(config, run, path)
+        _compare(config, run)
         _device(device)
         capture = _open(path)
-        if fingerprint(choose_footage(capture, settings, *choice).views) != views:
+        views = choose_footage(_of_cameras(capture, options.get("cameras")), settings, *choice).views
+        if fingerprint(views) != known:
             raise InputError(f"{path}: has changed since the fit was started; fit anew with --overwrite")
+        depths = _depths(options, config.out, capture, views)
     except BaseException:
         run.close()
         raise
-    return run, capture
+    return run, capture, depths
 
 
-def _compare(config: Config, run: Run, capture: Path) -> None:
+def _compare(config: Config, run: Run) -> None:
     """Raises InputError: options were given that are not those that the run was started with."""
     settings, given = run.config["settings"], config.given()
     had = {**run.config, **settings, "previews": settings["preview_steps"] > 0}
-    had["capture"] = capture.resolve()
-    if "capture" in given:
-        given["capture"] = given["capture"].resolve()
+    for name in PATHS:
+        had[name] = None if had.get(name) is None else (config.out / had[name]).resolve()
+        if name in given:
+            given[name] = given[name].resolve()
+    if "cameras" in given:
+        given["cameras"] = config.camera_names()
     if given.get("device") == "auto":
         del given["device"]
     other = sorted(name for name, value in given.items() if had.get(name) != value)
@@ -268,6 +303,30 @@ def _open(path: Path) -> Capture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CaptureWarning)  # `scene4d inspect` tells them
         return open_capture(path)
+
+
+def _of_cameras(capture: Capture, names: list[str] | None) -> Capture:
+    """The views of these cameras. Raises InputError: there is no such camera, or the capture holds it out."""
+    if names is None:
+        return capture
+    part = capture.subset(cameras=names)
+    idle = [name for name in names if not any(v.camera == name for v in part.split("train"))]
+    if idle:
+        raise InputError(f"{capture.root}: camera {idle[0]} has no training view, the capture holds it out")
+    return part
+
+
+def _depths(options: dict[str, Any], out: Path, capture: Capture, views: Sequence[View]) -> DepthSource | None:
+    """Where depth maps of the views come from, if they were asked for. Raises InputError: it is not there."""
+    from scene4d.fitting.depth_maps import DepthSource, folder_reader, network_source
+
+    if options.get("depth_model") is not None:
+        return network_source(Path(os.path.normpath(out / options["depth_model"])), capture, options["device"])
+    if options.get("depth_folder") is None:
+        return None
+    fitted = capture.subset(cameras={v.camera for v in views})
+    folder = Path(os.path.normpath(out / options["depth_folder"]))
+    return DepthSource(folder_reader(folder, fitted), options["depth_kind"])
 
 
 def _device(name: str) -> str:
@@ -313,6 +372,7 @@ def _save(out: Path, run: Run, capture: Capture, fitted: Fitted) -> None:
             "long_side": settings["long_side"],
             "frames": options["frames"],
             "hold_out": options["hold_out"],
+            "cameras": options.get("cameras"),
             "preset": options["preset"],
             "seed": settings["seed"],
             "steps": settings["steps"],

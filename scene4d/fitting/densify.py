@@ -21,8 +21,8 @@ MOST_COPIES = 51  # as in the authors' code
 def relocate(model: Model, cap: int, need: Tensor, generator: torch.Generator) -> tuple[int, int]:
     """Move dead Gaussians to, and add new ones at, Gaussians drawn by `need` [N] >= 0; returns how many.
 
-    A Gaussian that becomes k equal ones keeps the picture as it was (equation 9): opacity 1 - (1 - o)^(1/k), and smaller
-    scales.
+    A Gaussian that becomes k equal ones keeps the picture as it was (equation 9): opacity 1 - (1 - o)^(1/k), and
+    smaller scales.
     """
     opacities = model.params["logit_opacities"].detach().sigmoid()
     dead = (opacities <= DEAD).nonzero()[:, 0]

@@ -5,23 +5,28 @@ m points in a picture, H W pixels.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
-import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
 from scene4d.captures import Capture, View
 from scene4d.captures.frames import DEPTH_SUFFIXES, read_depth
+from scene4d.captures.lens import Lens, rectify_nearest
 from scene4d.errors import InputError
+from scene4d.files.atomic import write_json
 from scene4d.fitting.flows import sample
 from scene4d.fitting.footage import Footage
 from scene4d.fitting.hull import inside, project
 from scene4d.fitting.monocular import instances_of_points, static_points
 from scene4d.fitting.sparse import LEAST_POINTS
+from scene4d.models import load_depth_model, predict_depth
 
 KINDS = ("metric", "depth", "inverse")
 GUESSES = 300  # pairs of points that a line is put through
@@ -31,6 +36,14 @@ ROUNDS = 10  # of reweighting
 SKY = 0.25  # of the smallest inverse depth of points: what a map says to be beyond that is put there
 
 Reader = Callable[[View], Tensor]  # a view's map [H, W], 0 or not finite = none
+
+
+@dataclass(frozen=True)
+class DepthSource:
+    """Where a fit takes depth maps from."""
+
+    read: Reader
+    kind: str  # one of KINDS
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,8 @@ def add_depth_maps(footage: Footage, read: Reader, kind: str) -> dict[tuple[str,
 
     Raises:
         ValueError: unknown kind.
-        InputError: a map that contradicts the points, or a view with too few of them.
+        InputError: a map that contradicts the points, or a view with too few of them; metric maps most of which are
+            far off the points.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -134,7 +148,52 @@ def add_depth_maps(footage: Footage, read: Reader, kind: str) -> dict[tuple[str,
         inverse = found[view.key].scale * q + found[view.key].shift
         farthest = SKY / float(z.quantile(0.98))
         footage.depth_maps[view.key] = torch.where(good, 1 / inverse.clamp_min(farthest), 0.0).float()
+    if kind == "metric" and median_residual(found, LEAST_POINTS) > REFUSED:
+        raise InputError(
+            f"{footage.capture.root}: metric depth maps are {median_residual(found, LEAST_POINTS):.0%} off the sparse "
+            "points; if they are in other units, kind depth finds their scale"
+        )
     return found
+
+
+def median_residual(found: dict[tuple[str, int], Alignment], least: int = 1) -> float:
+    """Median over the views with at least `least` points; NaN where there are none."""
+    known = [a.residual for a in found.values() if a.points >= least and math.isfinite(a.residual)]
+    return median(known) if known else math.nan
+
+
+def take_depth_maps(footage: Footage, source: DepthSource, report: Path) -> str:
+    """`add_depth_maps` from a source, with each view's alignment written to the JSON file `report`; sums up in a line.
+
+    Raises as `add_depth_maps`, and what the source raises.
+    """
+    found = add_depth_maps(footage, source.read, source.kind)
+    views = []
+    for (camera, frame), alignment in found.items():
+        residual = alignment.residual if math.isfinite(alignment.residual) else None
+        views.append({"camera": camera, "frame": frame, **asdict(alignment), "residual": residual})
+    middle = median_residual(found)
+    write_json(report, {"kind": source.kind, "views": views, "median": middle if math.isfinite(middle) else None})
+    told = f"median error {middle:.1%} at sparse points" if math.isfinite(middle) else "no sparse points to compare"
+    return f"depth maps of {len(found)} views: {told}"
+
+
+def network_source(folder: Path, capture: Capture, device: torch.device | str = "cpu") -> DepthSource:
+    """Maps that a network in a local folder (`scene4d.models`) makes of each picture.
+
+    Its scale is never believed: networks that call their depth metric are off by a factor on other lenses.
+
+    Raises InputError: there is no depth network, or transformers is not installed.
+    """
+    try:
+        model = load_depth_model(folder, device)
+    except ImportError as e:
+        raise InputError(f"{folder}: {e}") from e
+
+    def read(view: View) -> Tensor:
+        return predict_depth(model, capture.image_u8(view))
+
+    return DepthSource(read, "inverse" if model.inverse else "depth")
 
 
 def _visible_points(footage: Footage, view: View, points: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,21 +211,33 @@ def folder_reader(folder: Path, capture: Capture, unit: float = 1.0) -> Reader:
     """Maps in files, one for every frame of the capture in the order of their names, in a folder per camera.
 
     Files are .npy, or PNG of 16 bits, and what a capture's own depth maps may be; values times `unit`, so metric
-    millimetres take 0.001. One camera's may lie in
-    `folder` itself. A map of another size is brought to the view's, each pixel taking the nearest value.
+    millimetres take 0.001. One camera's may lie in `folder` itself. Maps are of the pictures as captured: they are
+    rectified with their camera's lens, as those are. They may have another size of the same shape; each pixel takes the
+    nearest value.
 
-    Raises InputError: folders that are missing or hold another number of files than the camera has frames.
+    Raises InputError: folders that are missing or hold another number of files than the camera has frames; the reader,
+    a file that is no map or has another shape than its picture.
     """
     files = {name: _files(folder, name, capture) for name in capture.camera_names}
+    frames = {name: [v.frame for v in capture.views if v.camera == name] for name in files}
 
     def read(view: View) -> Tensor:
-        at = [v.frame for v in capture.views if v.camera == view.camera].index(view.frame)
-        values = read_depth(files[view.camera][at], unit)
-        if values.shape != (view.height, view.width):
-            values = cv2.resize(values, (view.width, view.height), interpolation=cv2.INTER_NEAREST)
-        return torch.from_numpy(values)
+        path = files[view.camera][frames[view.camera].index(view.frame)]
+        lens = capture.tracks[view.camera].lens(view.item) or Lens(view.width, view.height, 1.0, 1.0, 0.0, 0.0)
+        values = _matched(read_depth(path, unit), lens, path)
+        return torch.from_numpy(rectify_nearest(lens, values, (view.width, view.height)).copy())
 
     return read
+
+
+def _matched(values: np.ndarray, lens: Lens, path: Path) -> np.ndarray:
+    """At the lens's size; a rounding error of a pixel in the shape is let pass."""
+    height, width = values.shape
+    if abs(width * lens.height - height * lens.width) > 2 * max(width, height):
+        raise InputError(f"{path}: is {width}x{height}, its picture {lens.width}x{lens.height}: another shape")
+    if (width, height) == (lens.width, lens.height):
+        return values
+    return rectify_nearest(Lens(width, height, 1.0, 1.0, 0.0, 0.0), values, (lens.width, lens.height))
 
 
 def _files(folder: Path, camera: str, capture: Capture) -> list[Path]:

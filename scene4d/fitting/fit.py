@@ -23,6 +23,7 @@ from scene4d.captures.checks import chosen_frames
 from scene4d.cli import is_out_of_memory
 from scene4d.errors import InputError
 from scene4d.evaluation import fitted_capture
+from scene4d.fitting.depth_maps import DepthSource, take_depth_maps
 from scene4d.fitting.footage import Footage, open_footage
 from scene4d.fitting.model import make_model, model_from_state
 from scene4d.fitting.previews import preview_views, training_psnr, write_preview
@@ -35,7 +36,8 @@ from scene4d.scene import Scene4D
 from scene4d.scene_tools import scene_hash
 
 LOG_EVERY = 10  # steps
-START, STEPS, CHECKPOINTS, END = "start", "steps", "checkpoints", "end"  # phases
+DEPTHS, START, STEPS, CHECKPOINTS, END = "depths", "start", "steps", "checkpoints", "end"  # phases
+DEPTH_REPORT = "depth_maps.json"  # in the run's folder: how well each map agrees with sparse points
 CPU = torch.device("cpu")
 
 
@@ -55,6 +57,7 @@ class Reports:
     phase: Callable[[str], AbstractContextManager[Any]] = nullcontext  # entered with a text for the time of its work
     scalars: Callable[[int, Mapping[str, Scalar]], None] = lambda step, scalars: None  # every tenth step
     event: Callable[[str], None] = lambda text: None  # a step failed, and what was done about it
+    note: Callable[[str], None] = lambda text: None  # what was found in the input
 
 
 def fit_capture(
@@ -66,29 +69,37 @@ def fit_capture(
     hold_out: str | None = None,
     device: torch.device = CPU,
     reports: Reports | None = None,
+    depths: DepthSource | None = None,
 ) -> Fitted:
     """Fit a scene to a capture, or go on with a fit whose checkpoints the run holds.
 
     Args:
         capture: at its own size; pictures are made smaller as the settings say.
-        settings: the same as before, where the run is resumed. Threads, if given, are set for the process.
+        settings: the same as before, where the run is resumed. It sets torch to one thread.
         run: in use by this process (`with create_run(...) as run`). It gets checkpoints, log and previews; writing
             metrics.json is left to the caller, who first stores the scene.
         frames: those that are fitted to, as a:b:step; all if not given.
         hold_out: of these, those that are left out besides the capture's own test views.
         device: where to fit; "cuda" needs gsplat.
         reports: what to tell, and whom.
+        depths: depth maps that are taken in place of the capture's own. A fit that is resumed needs the same.
 
     Raises:
         InputError: the capture cannot be fitted to; the message says why.
         Cancelled: `run` was cancelled; a checkpoint keeps all that was done.
         Diverged, MemoryError: also after what can be done about it.
     """
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    # rendering takes the threads of the settings; torch's many small operations lose more by waiting than they gain
+    torch.set_num_threads(1)
     reports = reports or Reports()
     footage = choose_footage(capture, settings, frames, hold_out, device)
+    seconds: dict[str, float] = {}
+    if depths is not None:
+        with run.interruptible(), reports.phase("taking depth maps"), _clock(seconds, DEPTHS):
+            reports.note(take_depth_maps(footage, depths, run.folder / DEPTH_REPORT))
     work = _resumed(footage, settings, run, reports) or _started(footage, settings, run, reports)
+    for phase, spent in seconds.items():
+        work.seconds[phase] = work.seconds.get(phase, 0.0) + spent
     take_steps(work, reports)
     with reports.phase("measuring"), _clock(work.seconds, END):
         scene, psnr = work.fit.model.finished(), training_psnr(work.fit)
@@ -237,7 +248,7 @@ def _metrics(work: Work, scene: Scene4D, psnr: float | None) -> dict[str, Any]:
         "seconds_by_phase": {name: round(value, 3) for name, value in work.seconds.items()},
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),  # Linux counts in KiB
         "device": str(fit.footage.device),
-        "threads": torch.get_num_threads(),
+        "threads": work.fit.settings.threads,
         "scene_hash": scene_hash(scene),
     }
     if fit.footage.device.type == "cuda":

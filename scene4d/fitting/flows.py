@@ -25,8 +25,8 @@ class PairFlow:
 
 
 def dis_flow(a: Tensor, b: Tensor, guess: Tensor | None = None) -> Tensor:
-    """Flow [H, W, 2] in pixels from image a to b, both uint8 [H, W, 3]; `guess` [H, W, 2] is where the search starts."""
-    solver = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    """Flow [H, W, 2] in pixels from a to b, both uint8 [H, W, 3]; `guess` [H, W, 2] is where the search starts."""
+    solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [cv2.cvtColor(x.numpy(), cv2.COLOR_RGB2GRAY) for x in (a, b)]
     height, width = a.shape[:2]
     scale = max(1, -(-FINE // min(height, width)))
@@ -43,7 +43,8 @@ def dis_flow(a: Tensor, b: Tensor, guess: Tensor | None = None) -> Tensor:
 def guessed_flow(ids_a: Tensor, ids_b: Tensor, places: Tensor, shifts: Tensor, owners: Tensor) -> Tensor:
     """Flow [H, W, 2] that moves the middle of every instance of masks [H, W] to its middle in the other picture.
 
-    Of one that the picture's border cuts, the middle is not known. Within an instance flow varies as the shifts [n, 2] that are expected at places [n, 2] of points of `owners` [n].
+    Of one that the picture's border cuts, the middle is not known. Within an instance flow varies as the shifts [n, 2]
+    that are expected at places [n, 2] of points of `owners` [n].
     """
     height, width = ids_a.shape
     grid, flow = pixel_grid(height, width), torch.zeros(height, width, 2)

@@ -105,7 +105,8 @@ def large_parts(cells: Tensor, side: float) -> Tensor:
     index = ((cells - cells.min(0).values) / side).round().long().numpy()
     grid = np.zeros(index.max(0) + 1, bool)
     grid[tuple(index.T)] = True
-    parts, _ = ndimage.label(grid, np.ones((3, 3, 3)))
+    parts = np.zeros(grid.shape, np.int32)
+    ndimage.label(grid, np.ones((3, 3, 3)), output=parts)
     sizes = np.bincount(parts.reshape(-1))
     sizes[0] = 0
     return torch.from_numpy((sizes >= LEAST_PART * sizes.max())[parts[tuple(index.T)]])

@@ -1,4 +1,4 @@
-"""What a fit minimises, besides the pictures (reference/splatting.md part B5 names the sources).
+"""What a fit minimises, besides the pictures; docs/fitting.md names the sources.
 
 J handles, E edges, L knots, H W pixels.
 """
@@ -56,8 +56,11 @@ def handle_graph(rig: Rig, paths: Tensor) -> HandleGraph:
 
 
 def rigidity(rig: Rig, graph: HandleGraph, t: float, other: float) -> Tensor:
-    """As rigid as possible between two times: sum over edges of w |R_a(t)^T (p_b - p_a)(t) - same at the other|^2,
-    relative to the edge's length at rest, plus the change of relative rotation (Sorkine and Alexa 2007; MoSca eq. 6)."""
+    """As rigid as possible between two times (Sorkine and Alexa 2007; MoSca, equation 6).
+
+    Sum over edges of w |R_a(t)^T (p_b - p_a)(t) - same at the other|^2, relative to the edge's length at rest, plus the
+    change of relative rotation.
+    """
     sides = []
     for time in (t, other):
         quats, translations = motion.handle_poses(rig, time)

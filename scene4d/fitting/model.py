@@ -94,8 +94,10 @@ def make_optimizers(model: Model, settings: FitSettings) -> dict[str, torch.opti
 
 def set_rates(model: Model, settings: FitSettings, done: float, caution: float) -> None:
     """Learning rates at the share `done` of the steps; `caution` shrinks them all after a divergence."""
-    fall = math.exp(done * math.log(settings.lr_last)) if settings.lr_last > 0 else 1.0 - done
-    knots = settings.lr_knots * fall * _knot_factor(model)
+    fall = _fall(done, settings)
+    # while frames join, the knots of each have the same chance
+    marched = settings.march if model.rig is not None else 0.0
+    knots = settings.lr_knots * _knot_factor(model) * _fall(max(0.0, done - marched) / max(1e-9, 1 - marched), settings)
     rates = {
         "means": settings.lr_means * model.size * fall,
         "knot_translations": knots * model.size,
@@ -108,6 +110,10 @@ def set_rates(model: Model, settings: FitSettings, done: float, caution: float) 
         if rate is None:
             rate = getattr(settings, RATES[name]) * late
         optimizer.param_groups[0]["lr"] = rate * caution
+
+
+def _fall(done: float, settings: FitSettings) -> float:
+    return math.exp(done * math.log(settings.lr_last)) if settings.lr_last > 0 else 1.0 - done
 
 
 def _knot_factor(model: Model) -> float:

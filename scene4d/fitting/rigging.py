@@ -121,7 +121,7 @@ def follow(paths: Tensor, instances: Tensor, handle_paths: Tensor, owner: Tensor
 
 
 def _handle_paths(tracks: PointTracks, paths: Tensor, ids: Tensor, owner: Tensor) -> tuple[Tensor, ...]:
-    """Rotations [T, J, 3, 3] and positions [T, J, 3] of handles from the points that stay with them, and trust [T, J]."""
+    """Rotations [T, J, 3, 3] and positions [T, J, 3] of handles from points that stay with them, and trust [T, J]."""
     distance = path_distance(paths[ids], paths)
     distance[owner[:, None] != tracks.instances] = torch.inf
     near, index = distance.topk(min(PROCRUSTES_POINTS, len(paths)), dim=1, largest=False)

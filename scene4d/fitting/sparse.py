@@ -33,7 +33,7 @@ def triangulated_points(footage: Footage, pictures: dict[str, Tensor]) -> Tensor
     Matches are mutual, pass the ratio test among the candidates on the epipolar line, and lie in front of both cameras.
     """
     views = _chosen(footage, pictures)
-    sift = cv2.SIFT_create(FEATURES, contrastThreshold=0.02)
+    sift = cv2.SIFT.create(FEATURES, contrastThreshold=0.02)
     found = []
     for view, picture in views:
         grey = cv2.cvtColor((picture * 255).round().byte().numpy(), cv2.COLOR_RGB2GRAY)

@@ -6,6 +6,7 @@ N Gaussians, H W pixels.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,7 @@ NEED_EVERY = 4  # steps between two measurements of where the error is
 SKINNING_EVERY = 8  # steps; it costs as much as a small picture
 NOISE = 5e5  # of the learning rate of the means (3DGS-MCMC)
 MOST_ROLLBACKS = 3
+COARSE_AFTER_JOINING = 0.4  # of the steps until the next frames join: they may be far off at first
 SMALLEST_SIDE = 64  # pixels: pictures are not shrunk below it
 EXPOSURE_PRIOR = 0.05
 
@@ -121,10 +123,21 @@ class Fit:
 
     def shrink(self, step: int, view: View) -> int:
         done = step / self.settings.steps
+        if step < self.march_steps and self.joined(step) < COARSE_AFTER_JOINING:
+            return self.allowed_shrink(4, view)
         wanted = 4 if done < self.settings.quarter else 2 if done < self.settings.quarter + self.settings.half else 1
+        return self.allowed_shrink(wanted, view)
+
+    def allowed_shrink(self, wanted: int, view: View) -> int:
         while wanted > 1 and min(view.width, view.height) // wanted < SMALLEST_SIDE:
             wanted //= 2
         return wanted
+
+    def joined(self, step: int) -> float:
+        """How far the march has come, 0 to 1, from the frames that joined last to those that join next."""
+        reach = self.window(step)
+        rounds = max(1, reach.rounds)
+        return (step + 1) / max(1, self.march_steps) * rounds % 1.0
 
     # -- one step
 
@@ -171,7 +184,7 @@ class Fit:
         if probe is not None:
             features.append(probe)
         channels = torch.cat(features, 1) if features else None
-        options = RasterOptions(threads=self.settings.threads)
+        options = RasterOptions(threads=self.settings.threads or os.cpu_count())
         return rasterize(scene.at(time), shot.camera, features=channels, options=options)
 
     def exposed(self, image: Tensor, camera: str) -> Tensor:
@@ -193,7 +206,7 @@ class Fit:
         found = {"rgb": photometric_loss(picture, shot.image, shot.weights, settings.weight_ssim)}
         if shot.instances is not None and settings.weight_mask > 0 and rendering.features is not None:
             moving = rendering.features[0, ..., 0]
-            found["mask"] = settings.weight_mask * mask_loss(moving, shot.instances > 0, shot.weights)
+            found["mask"] = self.mask_weight(view) * mask_loss(moving, shot.instances > 0, shot.weights)
         if shot.depth is not None and settings.weight_depth > 0:
             found["depth"] = settings.weight_depth * depth_loss(rendering.depth[0], rendering.alpha[0], shot.depth)
         found["opacity"] = settings.weight_opacity * model.params["logit_opacities"].sigmoid().mean()
@@ -208,6 +221,11 @@ class Fit:
             entropy = skinning_entropy(model.params["handle_logits"], model.ids["handle_ids"])
             found["skinning"] = SKINNING_EVERY * settings.weight_skinning * (self.step / settings.steps) * entropy
         return found
+
+    def mask_weight(self, view: View) -> float:
+        """Masks that were found and not given help at first; in the end pictures know better."""
+        found = view.key in self.footage.motion_masks
+        return self.settings.weight_mask * (max(0.1, 1 - self.step / self.settings.steps) if found else 1.0)
 
     def refine(self, step: int) -> None:
         """Put Gaussians where they are needed, as the settings say and only in the middle of the fit."""

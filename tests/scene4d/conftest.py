@@ -1,0 +1,17 @@
+"""One torch thread in the tests of scene4d: they are small, and fits set it for the process anyway.
+
+Those about threads ask for more themselves.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
