@@ -16,7 +16,7 @@ endif
 .PHONY: demo test check setup library clean help
 
 help:
-	@echo 'make demo    render a small dynamic scene to demo/'
+	@echo 'make demo    fit a small dynamic scene and film it, to demo/'
 	@echo 'make test    run the tests'
 	@echo 'make check   ruff, ruff format, pyright'
 	@echo 'make setup   only the set-up: .venv, packages, C++ library'

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scene4d.captures import Capture, View
 from scene4d.captures.checks import chosen_frames
+from scene4d.errors import InputError
 from scene4d.evaluation_tracks import compare_tracks
 from scene4d.evaluation_truth import WorldTruth, compare_depth, compare_flow, find_truth
 from scene4d.evaluation_views import (

@@ -43,7 +43,7 @@ class Config:
     out: Path
     """The project to make, NAME.s4d."""
     preset: Literal["draft", "standard", "high"] | None = None
-    """draft: 320 px, 1500 steps. standard (the default): 480 px, 6000 steps. high: 1080 px, 30000 steps."""
+    """draft: 320 px, 1500 steps. standard (the default): 480 px, 9000 steps. high: 1080 px, 30000 steps."""
     steps: int | None = None
     """Optimisation steps. Default: the preset's, as for all options below."""
     max_gaussians: int | None = None
@@ -191,8 +191,6 @@ def _reports(config: Config, run: Run, console: Console, closers: list) -> Repor
 
 def _new_run(config: Config) -> tuple[Run, Capture, DepthSource | None]:
     """A run for a capture that can be fitted to. Nothing is written where it cannot."""
-    import torch
-
     from scene4d.files.project import RUNS
     from scene4d.fitting.fit import choose_footage, fingerprint
     from scene4d.runs import create_run
@@ -202,7 +200,7 @@ def _new_run(config: Config) -> tuple[Run, Capture, DepthSource | None]:
     capture, settings, cameras = _open(config.capture), config.settings(), config.camera_names()
     views = choose_footage(_of_cameras(capture, cameras), settings, config.frames, config.hold_out).views
     device = _device(config.device)
-    threads = settings.threads or torch.get_num_threads()  # a fit that is resumed elsewhere takes as many
+    threads = settings.threads or os.cpu_count() or 1  # a fit that is resumed elsewhere takes as many
     options = {
         "capture": _reference(config.capture, config.out),
         "preset": config.preset or DEFAULT_PRESET,
@@ -320,12 +318,13 @@ def _depths(options: dict[str, Any], out: Path, capture: Capture, views: Sequenc
     """Where depth maps of the views come from, if they were asked for. Raises InputError: it is not there."""
     from scene4d.fitting.depth_maps import DepthSource, folder_reader, network_source
 
-    if options.get("depth_model") is not None:
-        return network_source(Path(os.path.normpath(out / options["depth_model"])), capture, options["device"])
-    if options.get("depth_folder") is None:
+    place = options.get("depth_folder") or options.get("depth_model")
+    if place is None:
         return None
+    folder = Path(os.path.normpath(out.resolve() / place))  # `out` need not exist yet
+    if options.get("depth_model"):
+        return network_source(folder, capture, options["device"])
     fitted = capture.subset(cameras={v.camera for v in views})
-    folder = Path(os.path.normpath(out / options["depth_folder"]))
     return DepthSource(folder_reader(folder, fitted), options["depth_kind"])
 
 

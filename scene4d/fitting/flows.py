@@ -6,6 +6,7 @@ H W pixels, n points.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,7 +35,8 @@ def dis_flow(a: Tensor, b: Tensor, guess: Tensor | None = None) -> Tensor:
     if scale > 1:
         grey = [cv2.resize(x, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) for x in grey]
         flow = None if flow is None else cv2.resize(flow, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-    flow = solver.calc(grey[0], grey[1], None if flow is None else np.ascontiguousarray(flow, np.float32))
+    start: Any = None if flow is None else np.ascontiguousarray(flow, np.float32)  # OpenCV's stubs know no None here
+    flow = solver.calc(grey[0], grey[1], start)
     if scale > 1:
         flow = cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / scale
     return torch.from_numpy(np.ascontiguousarray(flow))
@@ -57,13 +59,14 @@ def guessed_flow(ids_a: Tensor, ids_b: Tensor, places: Tensor, shifts: Tensor, o
         if bool(mine.any()):
             _, near = KDTree(places[mine].numpy()).query(pixels.numpy())
             expected = shifts[mine][torch.from_numpy(near)]
-        whole = not (_at_border(here) or _at_border(there))
+        whole = not (at_border(here) or at_border(there))
         middle = grid[there].mean(0) - pixels.mean(0) if whole or not bool(mine.any()) else expected.mean(0)
         flow[here] = expected + (middle - expected.mean(0))
     return flow
 
 
-def _at_border(mask: Tensor) -> bool:
+def at_border(mask: Tensor) -> bool:
+    """Whether a mask [H, W] reaches the border of the picture: then part of it may lie outside."""
     return bool(mask[0].any() | mask[-1].any() | mask[:, 0].any() | mask[:, -1].any())
 
 

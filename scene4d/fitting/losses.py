@@ -119,6 +119,11 @@ def skinning_entropy(logits: Tensor, slots: Tensor) -> Tensor:
     return torch.where(some, entropy, entropy.new_zeros(())).sum() / some.sum().clamp_min(1)
 
 
+def window_loss(t_on: Tensor, t_off: Tensor, duration: float) -> Tensor:
+    """Mean of the capture's duration over the length of the windows [N] in seconds: long ones are cheap."""
+    return (duration / (t_off - t_on).clamp_min(0.02 * duration)).mean()
+
+
 def exposure_prior(exposure: Tensor) -> Tensor:
     """Mean square distance of the cameras' colour matrices [C, 3, 4] from leaving colours as they are."""
     return (exposure - torch.eye(3, 4, device=exposure.device)).square().mean()

@@ -25,9 +25,10 @@ RATES = {
     "logit_opacities": "lr_logit_opacities",
     "sh": "lr_sh",
     "handle_logits": "lr_handle_logits",
+    "t_on": "lr_windows",
+    "t_off": "lr_windows",
 }
-IDS = ("labels", "instances", "handle_ids")
-LENGTHS = ("means",)  # their rates are in units of the scene's size and fall towards the end
+IDS = ("labels", "instances", "handle_ids", "t_ref", "residuals", "log_softness")
 TURNS = 3.0  # radians of a handle's turn for its shift by the scene's size
 EPS = 1e-15  # gsplat's and 3DGS's: gradients of means are tiny
 
@@ -41,6 +42,7 @@ class Model:
     rig: Rig | None
     exposure: Tensor  # [C, 3, 4] shown rgb = e[:, :3] rgb + e[:, 3]
     size: float  # of the scene, in scene units
+    duration: float = 1.0  # seconds of the capture; of use with windows
     optimizers: dict[str, torch.optim.Adam] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -57,6 +59,8 @@ class Model:
             scene.rig, **{f.name: getattr(scene.rig, f.name).detach().clone().cpu() for f in fields(scene.rig)}
         )
         tensors = {name: x.detach().clone().cpu() for name, x in {**self.params, **self.ids}.items()}
+        if "t_on" in tensors:
+            tensors["t_off"] = torch.maximum(tensors["t_off"], tensors["t_on"])
         tensors["quats"] = torch.nn.functional.normalize(tensors["quats"], dim=1)
         return Scene4D(rig=rig, **tensors)
 
@@ -76,7 +80,8 @@ def make_model(scene: Scene4D, cameras: int, size: float, settings: FitSettings,
             moved[name] = moved[name].detach().clone().requires_grad_()
         rig = Rig(**moved)
     exposure = torch.eye(3, 4).repeat(cameras, 1, 1).to(device).requires_grad_()
-    model = Model(params, ids, rig, exposure, size)
+    duration = 1.0 if scene.t_on is None or scene.t_off is None else float((scene.t_off - scene.t_on).max())
+    model = Model(params, ids, rig, exposure, size, duration)
     model.optimizers = make_optimizers(model, settings)
     return model
 
@@ -103,6 +108,8 @@ def set_rates(model: Model, settings: FitSettings, done: float, caution: float) 
         "knot_translations": knots * model.size,
         "knot_quats": TURNS * knots,
         "exposure": settings.lr_exposure * fall,
+        "t_on": settings.lr_windows * model.duration * fall,
+        "t_off": settings.lr_windows * model.duration * fall,
     }
     late = min(1.0, 2.0 * (1.0 - done) + 0.1)  # the others rest a little at the end
     for name, optimizer in model.optimizers.items():
@@ -149,6 +156,7 @@ def model_state(model: Model) -> dict[str, Any]:
         "rig": rig,
         "exposure": model.exposure.detach(),
         "size": model.size,
+        "duration": model.duration,
         "optimizers": {name: optimizer.state_dict() for name, optimizer in model.optimizers.items()},
     }
 
@@ -163,7 +171,9 @@ def model_from_state(state: dict[str, Any], settings: FitSettings, device: torch
             parts[name].requires_grad_()
         rig = Rig(**parts)
     ids = {name: x.clone().to(device) for name, x in state["ids"].items()}
-    model = Model(params, ids, rig, state["exposure"].clone().to(device).requires_grad_(), state["size"])
+    model = Model(
+        params, ids, rig, state["exposure"].clone().to(device).requires_grad_(), state["size"], state["duration"]
+    )
     model.optimizers = make_optimizers(model, settings)
     for name, optimizer in model.optimizers.items():
         optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))  # it would share the moments

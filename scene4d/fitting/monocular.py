@@ -20,7 +20,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from scene4d.captures import View
-from scene4d.fitting.flows import pair_flow, pixel_grid, sample
+from scene4d.fitting.flows import at_border, pair_flow, pixel_grid, sample
 from scene4d.fitting.footage import Footage
 from scene4d.fitting.hull import inside, project
 from scene4d.fitting.sparse import LEAST_POINTS, fundamental, triangulated_points
@@ -216,10 +216,6 @@ def contact_depths(footage: Footage, points: Tensor, instance: int) -> tuple[Ten
         if not at_border(mask):
             size[k] = extent
     return contact, behind, size
-
-
-def at_border(mask: Tensor) -> bool:
-    return bool(mask[0].any() | mask[-1].any() | mask[:, 0].any() | mask[:, -1].any())
 
 
 def depth_curves(footage: Footage, points: Tensor) -> dict[int, Tensor]:

@@ -12,7 +12,7 @@ DENSIFICATIONS = ("mcmc", "default", "none")
 class FitSettings:
     """Steps, sizes and weights of a fit. Raises ValueError for values out of range."""
 
-    steps: int = 6000
+    steps: int = 9000
     long_side: int | None = 480  # pixels of the longer side; None = as captured
     max_gaussians: int = 40_000
     first_gaussians: float = 0.6  # share of them at the start
@@ -22,11 +22,12 @@ class FitSettings:
     knot_frames: float = 3.0  # frames between two knots
     densification: str = "mcmc"
     exposure: bool = True  # a colour matrix per camera
+    windows: bool = False  # Gaussians may come and go
     threads: int | None = None
     seed: int = 0
     # coarse to fine: shares of the steps at 1/4 and at 1/2 of the size
-    quarter: float = 0.15
-    half: float = 0.35
+    quarter: float = 0.0
+    half: float = 0.6
     march: float = 0.35  # share of the steps in which frames join one after the other
     # learning rates: of lengths in units of the scene's size, the others absolute
     lr_means: float = 2e-4
@@ -37,17 +38,19 @@ class FitSettings:
     lr_handle_logits: float = 1e-2
     lr_knots: float = 4e-4  # translations; rotations take it in radians
     lr_exposure: float = 1e-3
+    lr_windows: float = 2e-3  # of the capture's duration
     lr_last: float = 0.05  # of lengths and knots, relative to the first
     # weights of the losses (reference: docs/fitting.md)
     weight_ssim: float = 0.2
     weight_mask: float = 0.5
     weight_depth: float = 0.5
-    weight_tracks: float = 0.05
+    weight_tracks: float = 2.0  # at first; falls to 0 in the middle of the fit
     weight_rigidity: float = 0.1
     weight_smoothness: float = 0.05
     weight_opacity: float = 0.002
     weight_scale: float = 0.01
     weight_skinning: float = 0.001
+    weight_windows: float = 0.001
     checkpoint_steps: int = 500
     preview_steps: int = 500
 

@@ -24,6 +24,7 @@ from scene4d.scene import Scene4D
 
 SH_C0 = 0.28209479177387814  # Y_0^0
 OPACITY = 0.6
+WINDOW_SOFTNESS = 0.02  # of the capture's duration
 MOST_TRACKS = 4000
 LEAST_SPANS = 6  # between knots: a short capture has few frames and much motion between them
 MOVING_SHARE = 0.4  # of the Gaussians, for what moves
@@ -48,7 +49,7 @@ def start_scene(footage: Footage, settings: FitSettings, span: tuple[float, floa
     frame = canonical_frame(footage)
     moving = None if frame is None else moving_cloud(footage, frame, int(budget * MOVING_SHARE), generator)
     if moving is None or frame is None:
-        return Start(make_scene(static, settings, None), None, size)
+        return Start(make_scene(static, settings, None, span), None, size)
     static = thinned(static, budget - len(moving), generator)
     tracks = tracks_of(footage, moving, frame, generator)
     times = [footage.time(f) for f in tracks.frames]
@@ -59,7 +60,7 @@ def start_scene(footage: Footage, settings: FitSettings, span: tuple[float, floa
     if rigging is not None:
         graph = handle_graph(rigging.rig, rigging.tracks.xyz.permute(1, 0, 2).flatten(1))
         rigging = replace(rigging, rig=settle(rigging.rig, graph, rigging.tracks, generator))
-    scene = make_scene(join([static, moving]), settings, _whole(rigging, tracks, moving, len(static)))
+    scene = make_scene(join([static, moving]), settings, _whole(rigging, tracks, moving, len(static)), span)
     return Start(scene, graph, size, footage.time(frame))
 
 
@@ -116,7 +117,7 @@ def nearest_of_instance(cloud: Cloud, tracks: PointTracks) -> Tensor:
     return near
 
 
-def make_scene(cloud: Cloud, settings: FitSettings, rigging: Rigging | None) -> Scene4D:
+def make_scene(cloud: Cloud, settings: FitSettings, rigging: Rigging | None, span: tuple[float, float]) -> Scene4D:
     """A Gaussian at each point, round, in its colour."""
     n, S = len(cloud), (settings.sh_degree + 1) ** 2
     sh = torch.zeros(n, S, 3)
@@ -134,7 +135,18 @@ def make_scene(cloud: Cloud, settings: FitSettings, rigging: Rigging | None) -> 
         rig=None if rigging is None else rigging.rig,
         handle_ids=None if rigging is None else rigging.slots,
         handle_logits=None if rigging is None else rigging.logits,
+        **(windows(n, span) if settings.windows else {}),
     )
+
+
+def windows(n: int, span: tuple[float, float]) -> dict[str, Tensor]:
+    """Windows of n Gaussians that last a little longer than the capture does."""
+    duration = max(span[1] - span[0], 1e-6)
+    return {
+        "t_on": torch.full((n,), span[0] - 0.1 * duration),
+        "t_off": torch.full((n,), span[1] + 0.1 * duration),
+        "log_softness": torch.full((n,), math.log(WINDOW_SOFTNESS * duration)),
+    }
 
 
 __all__ = ["Start", "follow", "signatures", "start_scene"]

@@ -27,11 +27,13 @@ from scene4d.fitting.losses import (
     rigidity,
     skinning_entropy,
     smoothness,
+    window_loss,
 )
 from scene4d.fitting.march import NEWEST, Window, carry_on, knot_times, window_at
 from scene4d.fitting.model import Model, model_from_state, model_state, set_rates
 from scene4d.fitting.settings import FitSettings
 from scene4d.fitting.strategies import DefaultDensification
+from scene4d.fitting.track_loss import EVERY, TrackLoss
 
 REFINE_EVERY = 100  # steps
 REFINE_FROM, REFINE_TO = 0.04, 0.75  # shares of the steps
@@ -73,6 +75,7 @@ class Fit:
         self.cap = self.cap or self.settings.max_gaussians
         if self.graph is not None:
             self.graph = HandleGraph(**{name: x.to(self.footage.device) for name, x in vars(self.graph).items()})
+        self.tracks = TrackLoss(self.footage)
         self.forget()
 
     def forget(self) -> None:
@@ -153,6 +156,8 @@ class Fit:
         rendering = self.render(shot, view.time, probe)
         picture = self.exposed(rendering.image[0], view.camera)
         losses = self.losses(rendering, picture, shot, view)
+        if (tracks := self.track_loss(shot, view)) is not None:
+            losses["tracks"] = tracks
         total = torch.stack(list(losses.values())).sum()
         value = float(total.detach())
         if not math.isfinite(value):
@@ -184,8 +189,7 @@ class Fit:
         if probe is not None:
             features.append(probe)
         channels = torch.cat(features, 1) if features else None
-        options = RasterOptions(threads=self.settings.threads or os.cpu_count())
-        return rasterize(scene.at(time), shot.camera, features=channels, options=options)
+        return rasterize(scene.at(time), shot.camera, features=channels, options=self.options())
 
     def exposed(self, image: Tensor, camera: str) -> Tensor:
         if not self.settings.exposure:
@@ -217,10 +221,27 @@ class Fit:
             other = self.view(self.step + 1).time
             found["rigidity"] = settings.weight_rigidity * rigidity(model.rig, self.graph, view.time, other)
             found["smoothness"] = settings.weight_smoothness * smoothness(model.rig, model.size)
+        if "t_on" in model.params:
+            window = window_loss(model.params["t_on"], model.params["t_off"], model.duration)
+            found["windows"] = settings.weight_windows * window
         if self.step % SKINNING_EVERY == 0 and settings.weight_skinning > 0 and "handle_logits" in model.params:
             entropy = skinning_entropy(model.params["handle_logits"], model.ids["handle_ids"])
             found["skinning"] = SKINNING_EVERY * settings.weight_skinning * (self.step / settings.steps) * entropy
         return found
+
+    def track_loss(self, shot: Shot, view: View) -> Tensor | None:
+        """Weighted; None where it is not due. Flow shows the way at first; pictures are more exact in the end."""
+        weight = self.settings.weight_tracks * (1 - 2 * self.step / self.settings.steps) * EVERY
+        if weight <= 0 or self.step % EVERY or self.model.rig is None:
+            return None
+        other = self.tracks.neighbour(view, self.chance(self.step, salt=7))
+        if other is None:
+            return None
+        shrink = self.shrink(self.step, view)
+        return weight * self.tracks(self.model.scene(), shot, (view, other), shrink, self.options())
+
+    def options(self) -> RasterOptions:
+        return RasterOptions(threads=self.settings.threads or os.cpu_count())
 
     def mask_weight(self, view: View) -> float:
         """Masks that were found and not given help at first; in the end pictures know better."""
