@@ -37,7 +37,6 @@ class Window:
 
     low: int
     high: int
-    rounds: int = 1  # how often knots join in the whole march
 
 
 def window_at(model: Model, origin: float, share: float) -> Window:
@@ -46,7 +45,7 @@ def window_at(model: Model, origin: float, share: float) -> Window:
     middle = int((times - origin).abs().argmin())
     reach = max(middle, len(times) - 1 - middle)
     radius = min(reach, 1 + int(share * reach))
-    return Window(max(0, middle - radius), min(len(times) - 1, middle + radius), reach)
+    return Window(max(0, middle - radius), min(len(times) - 1, middle + radius))
 
 
 def knot_times(model: Model) -> Tensor:

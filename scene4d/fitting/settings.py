@@ -36,7 +36,7 @@ class FitSettings:
     lr_logit_opacities: float = 3e-2
     lr_sh: float = 5e-3
     lr_handle_logits: float = 1e-2
-    lr_knots: float = 4e-4  # translations; rotations take it in radians
+    lr_knots: float = 6e-4  # translations; rotations take it in radians
     lr_exposure: float = 1e-3
     lr_windows: float = 2e-3  # of the capture's duration
     lr_last: float = 0.05  # of lengths and knots, relative to the first

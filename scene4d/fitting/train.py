@@ -41,7 +41,6 @@ NEED_EVERY = 4  # steps between two measurements of where the error is
 SKINNING_EVERY = 8  # steps; it costs as much as a small picture
 NOISE = 5e5  # of the learning rate of the means (3DGS-MCMC)
 MOST_ROLLBACKS = 3
-COARSE_AFTER_JOINING = 0.4  # of the steps until the next frames join: they may be far off at first
 SMALLEST_SIDE = 64  # pixels: pictures are not shrunk below it
 EXPOSURE_PRIOR = 0.05
 
@@ -126,21 +125,12 @@ class Fit:
 
     def shrink(self, step: int, view: View) -> int:
         done = step / self.settings.steps
-        if step < self.march_steps and self.joined(step) < COARSE_AFTER_JOINING:
-            return self.allowed_shrink(4, view)
-        wanted = 4 if done < self.settings.quarter else 2 if done < self.settings.quarter + self.settings.half else 1
-        return self.allowed_shrink(wanted, view)
-
-    def allowed_shrink(self, wanted: int, view: View) -> int:
+        # frames that join may be far off: small pictures pull from farther away
+        coarse = step < self.march_steps or done < self.settings.quarter
+        wanted = 4 if coarse else 2 if done < self.settings.quarter + self.settings.half else 1
         while wanted > 1 and min(view.width, view.height) // wanted < SMALLEST_SIDE:
             wanted //= 2
         return wanted
-
-    def joined(self, step: int) -> float:
-        """How far the march has come, 0 to 1, from the frames that joined last to those that join next."""
-        reach = self.window(step)
-        rounds = max(1, reach.rounds)
-        return (step + 1) / max(1, self.march_steps) * rounds % 1.0
 
     # -- one step
 

@@ -99,7 +99,7 @@ FIGURES = (
     f"follows up to {DEFAULTS.slots} handles",
     f"in the first {percent(DEFAULTS.march)} of the steps takes in one knot",
     coarse_to_fine(),
-    f"In the first {percent(train.COARSE_AFTER_JOINING)} of the steps until the next ones join",
+    "While frames join, pictures have a quarter of their size",
     f"no side below {train.SMALLEST_SIDE} pixels",
     f"fall to {percent(DEFAULTS.lr_last)},",
     f"Every {train.REFINE_EVERY} steps, from {percent(train.REFINE_FROM)} to {percent(train.REFINE_TO)} of them,",
