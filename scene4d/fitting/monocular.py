@@ -30,6 +30,7 @@ BAND = 0.08  # of a mask's height: what is this near to its lowest pixel may tou
 NEAREST = 8  # points that a pixel's depth is made from
 ALWAYS = 0.95  # of the views that see a point: this often on a mask, and it is of the masked thing
 LEAST_SEEN = 3  # views
+LEAST_TRIANGULATED = 60  # points; of fewer the wrong ones are too many, and would put walls in front of people
 SOME = 0.1  # of the points that lie on a mask: as many stand out, or what does is chance
 NEARER = 0.95  # of the depth around them: points of a thing
 THICK = 1.3  # of the depth of contact: points that are deeper are not a thing's own
@@ -62,7 +63,8 @@ def static_points(footage: Footage, pictures: dict[str, Tensor]) -> Tensor:
     if footage.capture.points is not None:
         return footage.capture.points.xyz
     if footage.triangulated is None:
-        footage.triangulated = triangulated_points(footage, pictures)
+        found = triangulated_points(footage, pictures)
+        footage.triangulated = found if len(found) >= LEAST_TRIANGULATED else found[:0]
     return footage.triangulated
 
 
