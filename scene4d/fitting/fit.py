@@ -60,6 +60,18 @@ class Reports:
     note: Callable[[str], None] = lambda text: None  # what was found in the input
 
 
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Rendering has threads of its own; torch's many small operations lose more by waiting than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_torch_thread()
 def fit_capture(
     capture: Capture,
     settings: FitSettings,
@@ -75,7 +87,7 @@ def fit_capture(
 
     Args:
         capture: at its own size; pictures are made smaller as the settings say.
-        settings: the same as before, where the run is resumed. It sets torch to one thread.
+        settings: the same as before, where the run is resumed. Torch has one thread meanwhile.
         run: in use by this process (`with create_run(...) as run`). It gets checkpoints, log and previews; writing
             metrics.json is left to the caller, who first stores the scene.
         frames: those that are fitted to, as a:b:step; all if not given.
@@ -89,8 +101,6 @@ def fit_capture(
         Cancelled: `run` was cancelled; a checkpoint keeps all that was done.
         Diverged, MemoryError: also after what can be done about it.
     """
-    # rendering takes the threads of the settings; torch's many small operations lose more by waiting than they gain
-    torch.set_num_threads(1)
     reports = reports or Reports()
     footage = choose_footage(capture, settings, frames, hold_out, device)
     seconds: dict[str, float] = {}

@@ -74,7 +74,7 @@ def carry_on(
         tracks, poses = None, [(quats, rotate(quats, rig.centers) + moved)] * abs(to - edge)
     quats, shifts = _knots(model)
     for i, (turn, place) in zip(range(edge + step, to + step, step), poses, strict=True):
-        _set_knot(quats, shifts, i, turn, place - rig.centers)
+        quats[:, i], shifts[:, i] = turn, place - rig.centers
     _extrapolate(quats, shifts, to, step)
     changed = torch.zeros(quats.shape[:2], dtype=torch.bool)
     changed[:, edge + 1 :] = step > 0
@@ -178,10 +178,6 @@ def _knots(model: Model) -> tuple[Tensor, Tensor]:
     J, k = len(rig), int(rig.knot_counts[0])
     quats, shifts = rig.knot_quats.detach().cpu().clone(), rig.knot_translations.detach().cpu().clone()
     return quats.reshape(J, k, 4), shifts.reshape(J, k, 3)
-
-
-def _set_knot(quats: Tensor, shifts: Tensor, i: int, turn: Tensor, shift: Tensor) -> None:
-    quats[:, i], shifts[:, i] = turn, shift
 
 
 def _extrapolate(quats: Tensor, shifts: Tensor, to: int, step: int) -> None:

@@ -16,7 +16,7 @@ from scene4d.fitting.clouds import Cloud, join, moving_cloud, static_cloud, thin
 from scene4d.fitting.footage import Footage, scene_size
 from scene4d.fitting.losses import HandleGraph, handle_graph
 from scene4d.fitting.monocular import add_flow_masks, anchored
-from scene4d.fitting.rigging import Rigging, follow, knot_schedule, make_rigging, signatures
+from scene4d.fitting.rigging import Rigging, knot_schedule, make_rigging
 from scene4d.fitting.settings import FitSettings
 from scene4d.fitting.settle import settle
 from scene4d.fitting.tracking import PointTracks, track_points
@@ -147,6 +147,3 @@ def windows(n: int, span: tuple[float, float]) -> dict[str, Tensor]:
         "t_off": torch.full((n,), span[1] + 0.1 * duration),
         "log_softness": torch.full((n,), math.log(WINDOW_SOFTNESS * duration)),
     }
-
-
-__all__ = ["Start", "follow", "signatures", "start_scene"]

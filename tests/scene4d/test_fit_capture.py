@@ -320,3 +320,16 @@ def test_first_scene_without_memory_says_what_to_reduce(
     monkeypatch.setattr("scene4d.fitting.fit.start_scene", hungry)
     with pytest.raises(MemoryError, match="--long-side or --max-gaussians"):
         fit(capture, tmp_path)
+
+
+def test_torch_has_its_threads_back_after_a_fit_and_after_one_that_failed(capture: Capture, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        fit(capture, tmp_path / "a", replace(SETTINGS, steps=1))
+        assert torch.get_num_threads() == 2
+        with pytest.raises(InputError):
+            fit(capture, tmp_path / "b", SETTINGS, frames="0:1")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
