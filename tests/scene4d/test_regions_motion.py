@@ -19,7 +19,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def sliding(shift: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A picture that moves `shift` pixels to the right a frame; its flow to the frame before, and where that is seen."""
+    """A picture that moves `shift` pixels to the right a frame; its flow to the frame before, where that is seen."""
     wide = 0.5 * noise(H, W + T * abs(shift) + 8, 3)
     start = T * abs(shift) // 2 + 4
     frames = torch.stack([wide[:, start - t * shift : start - t * shift + W] for t in range(T)])
