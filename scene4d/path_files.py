@@ -21,6 +21,11 @@ FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))  # 
 
 def save_path(file: Path, path: CameraPath) -> None:
     """Write our own format, exactly. Raises InputError: it cannot be written."""
+    write_json(file, path_json(path))
+
+
+def path_json(path: CameraPath) -> dict[str, Any]:
+    """The content of a file in our own format."""
     keys = []
     for k in range(len(path)):
         key = {"time": path.times[k].item(), "world_to_cam": path.world_to_cam[k].tolist(), "K": path.K[k].tolist()}
@@ -28,24 +33,32 @@ def save_path(file: Path, path: CameraPath) -> None:
             key["scene_time"] = path.scene_times[k].item()
         keys.append(key)
     plain = {name: getattr(path, name) for name in ("width", "height", "closed", "easing")}
-    write_json(file, {"format": FORMAT, "version": VERSION, **plain, "keyframes": keys})
+    return {"format": FORMAT, "version": VERSION, **plain, "keyframes": keys}
 
 
 def load_path(file: Path) -> CameraPath:
     """Read our own format or nerfstudio's. Raises InputError, in one line that names what is wrong."""
     data = read_json(file)
+    try:
+        return parse_path(data)
+    except ValueError as e:
+        raise InputError(f"{file}: {e}") from e
+
+
+def parse_path(data: dict[str, Any]) -> CameraPath:
+    """The path in the content of a file. Raises ValueError, in one line that says what is wrong."""
     if data.get("format") == FORMAT:
         read = _ours
     elif "camera_path" in data or "keyframes" in data:
         read = _nerfstudio
     else:
-        raise InputError(f"{file}: is no camera path: neither format {FORMAT!r} nor nerfstudio's camera_path")
+        raise ValueError(f"is no camera path: neither format {FORMAT!r} nor nerfstudio's camera_path")
     try:
         return read(data)
     except KeyError as e:
-        raise InputError(f"{file}: {e} is missing") from e
+        raise ValueError(f"{e} is missing") from e
     except (TypeError, ValueError, OverflowError, RuntimeError) as e:  # RuntimeError: torch, of ragged lists
-        raise InputError(f"{file}: {' '.join(str(e).split())[:160]}") from e
+        raise ValueError(" ".join(str(e).split())[:160]) from e
 
 
 def save_nerfstudio(file: Path, path: CameraPath, fps: float) -> None:
