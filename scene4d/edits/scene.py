@@ -138,6 +138,12 @@ class EditedScene:
         rows = torch.as_tensor(ids, device=self.labels.device, dtype=torch.int64)
         return torch.stack([self.at(t).means[rows] for t in times])
 
+    def bake_scene(self, times: Sequence[float] | None = None) -> Scene4D:
+        """A plain scene that shows the same: exact, or sampled at `times`, see `scene4d.edits.baking`."""
+        from scene4d.edits.baking import bake_scene  # not at the top: it needs this module
+
+        return bake_scene(self, times)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> EditedScene:
         """The same edits of a copy of the fitted scene on `device`, floating tensors in `dtype`."""
         return EditedScene(self.source.to(device, dtype), self.stack, self.assets)
