@@ -1,111 +1,116 @@
-"""Exact roles of the pixels of an edited world: what sources saw of it, what they could have seen, what they could not.
+"""True roles of the pixels of an edited world's frame, from rays alone: which surfaces did which source views see?
 
-Preserve: the surface point was seen, unoccluded, in some source view, wherever its object stood then. Reveal: it was
-not, but its place in the edited world lies in the frustum of some source view. Expand: outside of all. Surfaces that
-the source world does not have (inserted things) are marked as asset, whatever their role.
+A pixel is
 
-C cameras, N points, H W pixels.
+    asset     if an inserted object is seen there
+    preserve  if the very surface point at its centre is seen in a source view: its object, posed at that view's time in
+              the source world, has the point in the image with nothing in front of it
+    reveal    if not, and the point (where it is in the edited world) lies inside the image of a source view
+    expand    otherwise; a pixel that shows nothing is judged by its direction at infinity
+
+S source views, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from renderers import Cameras
 from scene4d.worlds.correspondence import counterparts, look
+from scene4d.worlds.motions import poses_at
 from scene4d.worlds.shapes import NEAR
 from scene4d.worlds.tracing import Eye, cast_grid, eyes_at, rest_hits
 from scene4d.worlds.types import World
 
 PRESERVE, REVEAL, EXPAND = 0, 1, 2
-FAR = 1e6  # metres: where rays that hit nothing end
+JUMP = 0.05  # second difference of 1/z over 1/z from which depth counts as jumping
 
 
 @dataclass(frozen=True)
-class WorldRoles:
-    """Exact at pixel centres."""
+class TrueRoles:
+    """Roles of one frame, without doubt."""
 
-    roles: Tensor  # [C, H, W] uint8: 0 Preserve, 1 Reveal, 2 Expand; of assets Preserve
-    asset: Tensor  # [C, H, W] bool: an inserted surface
-    ids: Tensor  # [C, H, W] int32 instance in the edited world
+    roles: Tensor  # [H, W] uint8 PRESERVE, REVEAL or EXPAND; PRESERVE for assets
+    asset: Tensor  # [H, W] bool
+    votes: Tensor  # [H, W] int32 source views that see the surface point
+    band: Tensor  # [H, W] bool: within two pixels of a border of roles, instances or depth, where metrics look away
 
 
-def exact_roles(
+def true_roles(
     source: World,
-    views: Sequence[tuple[Cameras, float]],  # cameras and the time at which they saw the source world
     edited: World,
-    cameras: Cameras,
+    camera: Cameras,  # one
     time: float,
-) -> WorldRoles:
-    """Roles of what `cameras` see of the edited world at `time`, given the source views.
-
-    Surfaces keep their identity through the rest frame of their object, as in `flow`. Where nothing is, the direction
-    is what was seen or not. Raises ValueError: there is no source view.
-    """
-    if not views:
-        raise ValueError("views must hold at least one source view, got none")
-    sources = [(eye, at) for batch, at in views for eye in eyes_at(source, batch, at)]
-    # those near in time first: they have most likely seen a point, and points that were seen are not asked for again
-    sources.sort(key=lambda pair: abs(pair[1] - time))
-    counterpart = torch.tensor([*counterparts(edited, source), -1])
-    instances = torch.tensor([o.instance for o in edited.objects] + [0], dtype=torch.int32)  # [-1] is the void's
-    us = torch.arange(cameras.width, dtype=torch.float64) + 0.5
-    vs = torch.arange(cameras.height, dtype=torch.float64) + 0.5
-    found = []
-    for eye in eyes_at(edited, cameras, time):
-        depth, parts = cast_grid(edited, eye, us, vs)
-        rest, place = _surface(eye, us, vs, depth, parts)
-        own = counterpart[parts.reshape(-1).long()]  # [-1] is the void's
-        void = parts.reshape(-1) < 0
-        seen = _seen(source, [eye for eye, _ in sources], own, void, rest)
-        extent = _in_extent([eye for eye, _ in sources], place)
-        asset = (own < 0) & ~void
-        roles = torch.where(seen | asset, PRESERVE, torch.where(extent, REVEAL, EXPAND)).to(torch.uint8)
-        found.append((roles.reshape(parts.shape), asset.reshape(parts.shape), instances[parts.long()]))
-    return WorldRoles(*(torch.stack(v) for v in zip(*found, strict=True)))
-
-
-def _surface(eye: Eye, us: Tensor, vs: Tensor, depth: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-    """Rest points and world points [N, 3] of all pixels; where nothing is, both are far away in the world."""
-    u, v = us.repeat(len(vs)), vs.repeat_interleave(len(us))
-    rays = torch.stack([u, v, torch.ones_like(u)], -1) @ torch.linalg.inv(eye.K).T
-    z = torch.where(depth.isinf(), FAR, depth).reshape(-1, 1)
-    place = (z * rays - eye.world_to_cam[:3, 3]) @ eye.world_to_cam[:3, :3]
-    rest = place.clone()
-    for _, index, points in rest_hits(eye, us, vs, depth, parts):
-        rest[index] = points
-    return rest, place
+    source_cameras: Sequence[Cameras],  # one camera each
+    source_times: Sequence[float],
+    inserted: Collection[str] = (),
+    band: int = 2,
+) -> TrueRoles:
+    """The roles of what `camera` sees of the edited world at a time, given what the source views saw of the source."""
+    (eye,) = eyes_at(edited, camera, time)
+    us = torch.arange(camera.width, dtype=torch.float64) + 0.5
+    vs = torch.arange(camera.height, dtype=torch.float64) + 0.5
+    depth, parts = cast_grid(edited, eye, us, vs)
+    hits = list(rest_hits(eye, us, vs, depth, parts))
+    twin = counterparts(edited, source)
+    world_points = _world_points(eye, us, vs, depth)
+    votes = torch.zeros(parts.numel(), dtype=torch.int32)
+    extent = torch.zeros(parts.numel(), dtype=torch.bool)
+    for cameras, source_time in zip(source_cameras, source_times, strict=True):
+        (source_eye,) = eyes_at(source, cameras, source_time)
+        T_world_rest = poses_at(source, source_time).T_world_rest
+        carried = torch.full((parts.numel(), 3), torch.nan, dtype=torch.float64)
+        for k, index, points in hits:
+            if twin[k] >= 0 and edited.objects[k].name not in inserted:
+                carried[index] = points @ T_world_rest[twin[k], :3, :3].T + T_world_rest[twin[k], :3, 3]
+        votes += look(source, source_eye, carried)[3].int()
+        extent |= _in_frame(source_eye, world_points)
+    assets = torch.tensor([o.name in inserted for o in edited.objects] + [False])[parts.long()]
+    roles = torch.where(votes > 0, PRESERVE, torch.where(extent, REVEAL, EXPAND)).reshape(parts.shape)
+    roles = torch.where(assets, PRESERVE, roles).to(torch.uint8)
+    instances = torch.tensor([o.instance for o in edited.objects] + [0])[parts.long()]
+    borders = _borders(roles) | _borders(instances) | _borders(assets) | _jumps(depth)
+    near = F.max_pool2d(borders[None, None].float(), 2 * band + 1, 1, band)[0, 0] > 0 if band else borders & False
+    return TrueRoles(roles, assets, votes.reshape(parts.shape), near)
 
 
-def _seen(source: World, eyes: Sequence[Eye], own: Tensor, void: Tensor, rest: Tensor) -> Tensor:
-    """bool [N]: rest points of the source world's objects `own` [N] (-1: none) are visible in some view."""
-    seen = torch.zeros(len(own), dtype=torch.bool)
-    askable = (own >= 0) | void
-    for eye in eyes:
-        rows = (askable & ~seen).nonzero()[:, 0]
-        if len(rows) == 0:
-            break
-        points, mine = rest[rows], own[rows]
-        xyz = points.clone()  # of the void: where it is
-        for k in mine.unique().tolist():
-            if k >= 0:
-                T_world_rest = eye.T_world_rest[k]
-                xyz[mine == k] = points[mine == k] @ T_world_rest[:3, :3].T + T_world_rest[:3, 3]
-        seen[rows] = look(source, eye, xyz)[3]
-    return seen
+def _world_points(eye: Eye, us: Tensor, vs: Tensor, depth: Tensor) -> Tensor:
+    """[H W, 4] homogeneous points of the world at the pixels; directions where nothing is."""
+    pixels = torch.stack([*torch.meshgrid(us, vs, indexing="xy"), torch.ones_like(depth)], -1).reshape(-1, 3)
+    rays = pixels @ torch.linalg.inv(eye.K).T
+    z = depth.reshape(-1, 1)
+    nothing = z.isinf()
+    cam = torch.cat([rays * z.masked_fill(nothing, 1.0), (~nothing).double()], 1)
+    return cam @ torch.linalg.inv(eye.world_to_cam).T
 
 
-def _in_extent(eyes: Sequence[Eye], place: Tensor) -> Tensor:
-    """bool [N]: world points [N, 3] project into the picture of some view, hidden or not."""
-    inside = torch.zeros(len(place), dtype=torch.bool)
-    for eye in eyes:
-        cam = place @ eye.world_to_cam[:3, :3].T + eye.world_to_cam[:3, 3]
-        pixels = cam @ eye.K.T
-        pixels = pixels[:, :2] / cam[:, 2:]
-        size = pixels.new_tensor([eye.width, eye.height])
-        inside |= (cam[:, 2] > NEAR) & ((pixels >= 0) & (pixels < size)).all(-1)
-    return inside
+def _in_frame(eye: Eye, points: Tensor) -> Tensor:
+    cam = points @ eye.world_to_cam[:3].T
+    pixels = cam @ eye.K.T
+    uv = pixels[:, :2] / pixels[:, 2:]
+    return (cam[:, 2] > NEAR) & (uv >= 0).all(1) & (uv < uv.new_tensor([eye.width, eye.height])).all(1)
+
+
+def _borders(labels: Tensor) -> Tensor:
+    """bool [H, W]: a neighbour to the right, left, above or below has another label."""
+    found = torch.zeros(labels.shape, dtype=torch.bool)
+    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
+    found[:, 1:] |= across
+    found[:, :-1] |= across
+    found[1:] |= down
+    found[:-1] |= down
+    return found
+
+
+def _jumps(depth: Tensor) -> Tensor:
+    inverse = torch.where(depth.isinf(), 0.0, 1.0 / depth)
+    found = torch.zeros(depth.shape, dtype=torch.bool)
+    scale = JUMP * inverse.clamp(min=1e-9)
+    found[:, 1:-1] |= (inverse[:, 2:] - 2 * inverse[:, 1:-1] + inverse[:, :-2]).abs() > scale[:, 1:-1]
+    found[1:-1] |= (inverse[2:] - 2 * inverse[1:-1] + inverse[:-2]).abs() > scale[1:-1]
+    return found

@@ -1,0 +1,213 @@
+"""Evidence for every pixel of a target frame, gathered from the source views.
+
+With few source views every pixel is tested against all of them. With many, every fourth pixel of every fourth row is;
+the views that show most of these best are then asked for every pixel, and the rest only for the pixels that none of
+these shows: so a pixel without evidence has been tested against every view, and only counts of views are estimated.
+
+S source views, V of them at a time, H W pixels, n pixels in a list, K best views.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from scene4d.cues.geometry import completed
+from scene4d.cues.sources import Prepared
+from scene4d.cues.target import TargetFrame, surface_points
+from scene4d.cues.visibility import BEHIND, Pairs, Points, extents, look
+
+BEST = 3  # views of which a pixel's colour is mixed: sharper than all
+ALL_VIEWS = 32  # up to so many source views are all asked for every pixel
+CLOSE_VIEWS = 12  # else so many
+STRIDE = 4  # of the coarse look at all views
+PAIRS = 1 << 19  # in flight: about 100 bytes each
+HOLE_ROUNDS = 64  # pixels from the border of a hole to which depth is completed
+FADE_SECONDS = 0.5  # in which the weight of pictures of something that deforms falls by e
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Per pixel, flat. The K best views come first best; those without weight have view -1."""
+
+    count: Tensor  # [n] int32 V: views that see the surface
+    nearly: Tensor  # [n] bool: a view nearly sees it
+    extent: Tensor  # [n] pixels inside the deepest view, negative: outside of all
+    missed: Tensor  # [n] product of 1 - weight over the views
+    total: Tensor  # [n] sum of the weights
+    view: Tensor  # [K, n] int32
+    weight: Tensor  # [K, n]
+    u: Tensor  # [K, n] pixels in the view
+    v: Tensor  # [K, n]
+    share: Tensor  # [K, n] and what `visibility.Pairs` tells of these views
+    cosine: Tensor  # [K, n]
+    resolution: Tensor  # [K, n]
+    edge: Tensor  # [K, n]
+    gap: Tensor  # [K, n]
+    cycle: Tensor  # [K, n]
+
+
+TOP = ("u", "v", "share", "cosine", "resolution", "edge", "gap", "cycle")
+
+
+def gather_evidence(prepared: Prepared, frame: TargetFrame, rows: Tensor) -> Evidence:
+    """What the source views `rows` [S] tell about the pixels of a frame.
+
+    Pixels that show nothing have no evidence but the extent, at a depth that is completed from behind; with no depth
+    near them, at infinity.
+    """
+    depth = completed(frame.depth * frame.covered, HOLE_ROUNDS)
+    xyz = surface_points(frame, depth)
+    covered, moving = frame.covered.reshape(-1), frame.moving.reshape(-1)
+    evidence = _empty(len(xyz), xyz)
+    times = [float(t) for t in prepared.views.times[rows]]
+    for group, carried in ((covered & ~moving, False), (covered & moving, True)):
+        pixels = group.nonzero()[:, 0]
+        if len(pixels):
+            points = _points(prepared, frame, pixels, xyz[pixels], times if carried else None)
+            _store(evidence, pixels, _ask(prepared, rows, points, frame, pixels))
+    rest = (moving | ~covered).nonzero()[:, 0]
+    if len(rest):  # where the surface is now, not where it was: the extent is a matter of the shown world
+        evidence.extent[rest] = extents(prepared, rows, xyz[rest].T.contiguous())
+        void = rest[depth.reshape(-1)[rest] <= 0]
+        if len(void):
+            ray = surface_points(frame, torch.ones_like(depth))[void] - frame.camera.centers.to(xyz)
+            evidence.extent[void] = extents(prepared, rows, ray.T.contiguous(), far=True)
+    return evidence
+
+
+def _empty(n: int, like: Tensor) -> Evidence:
+    def of(value: float, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.full(shape, value, dtype=dtype, device=like.device)
+
+    top = {name: of(0.0, BEST, n) for name in TOP}
+    return Evidence(
+        count=of(0, n, dtype=torch.int32),
+        nearly=of(0, n, dtype=torch.bool),
+        extent=of(BEHIND, n),
+        missed=of(1.0, n),
+        total=of(0.0, n),
+        view=of(-1, BEST, n, dtype=torch.int32),
+        weight=of(0.0, BEST, n),
+        **top,
+    )
+
+
+def _points(prepared: Prepared, frame: TargetFrame, pixels: Tensor, xyz: Tensor, times: list[float] | None) -> Points:
+    """The surface points of some pixels: where they are, or where each view at its time has to look for them."""
+    center = frame.camera.centers.to(xyz)
+    camera_z = frame.depth.reshape(-1)[pixels]
+    focal = float((frame.camera.K[0, 0, 0] * frame.camera.K[0, 1, 1]).sqrt())
+    distance = (xyz - center).norm(dim=1)
+    if times is None:
+        at, eyes = xyz.T.contiguous()[None], center.T[None]
+    else:
+        known = {}
+        for time in dict.fromkeys(times):
+            both = frame.back_map(pixels.repeat(2), torch.cat([xyz, center.expand_as(xyz)]), time)
+            known[time] = both.T.reshape(3, 2, -1)
+        at = torch.stack([known[time][:, 0] for time in times])
+        eyes = torch.stack([known[time][:, 1] for time in times])
+    fading = frame.flag("deforming").reshape(-1)[pixels].float() / FADE_SECONDS
+    instances = frame.instances.reshape(-1)[pixels].to(torch.int16)
+    source_times = frame.source_times.reshape(-1)[pixels].float()
+    return Points(at, eyes, instances, source_times, fading, camera_z / (focal * distance.clamp(min=1e-12)))
+
+
+def _ask(prepared: Prepared, rows: Tensor, points: Points, frame: TargetFrame, pixels: Tensor) -> Evidence:
+    """Evidence of the views for the points; see the module's docstring."""
+    every = torch.arange(len(rows), device=rows.device)
+    if len(rows) <= ALL_VIEWS:
+        return _weigh(prepared, rows, every, points)
+    width = frame.camera.width
+    on_grid = (pixels % width % STRIDE == STRIDE // 2) & (pixels // width % STRIDE == STRIDE // 2)
+    sample = on_grid.nonzero()[:, 0]
+    if len(sample) < 16:
+        sample = every.new_tensor(range(0, len(pixels), max(1, len(pixels) // 64)))
+    close, counted = _closest(prepared, rows, points.part(sample))
+    evidence = _weigh(prepared, rows, close, points)
+    others = every[~torch.isin(every, close)]
+    unseen = (evidence.count == 0).nonzero()[:, 0]
+    if len(unseen):
+        more = _weigh(prepared, rows, others, points.part(unseen))
+        extent = torch.maximum(more.extent, evidence.extent[unseen])
+        nearly = more.nearly | evidence.nearly[unseen]
+        _store(evidence, unseen, more)
+        evidence.extent[unseen], evidence.nearly[unseen] = extent, nearly
+    seen = (evidence.count > 0).nonzero()[:, 0]
+    around = _spread(pixels, pixels[sample], counted, frame)
+    evidence.count[seen] = torch.maximum(evidence.count, around)[seen]
+    return evidence
+
+
+def _closest(prepared: Prepared, rows: Tensor, points: Points) -> tuple[Tensor, Tensor]:
+    """The positions in `rows` of the views that are best for most of the points, and how many see each point.
+
+    Greedy: each view in turn is the one that adds most to the sum over points of the best weight so far, with half a
+    point's worth for merely seeing what no view so far does.
+    """
+    weights, counts = [], []
+    step = max(1, PAIRS // len(rows))
+    every = torch.arange(len(rows), device=rows.device)
+    for first in range(0, len(points.instances), step):
+        pairs = look(prepared, rows, points.part(slice(first, first + step)))
+        weights.append(torch.where(pairs.visible, pairs.weight + 0.5, 0.0))
+        counts.append(pairs.visible.sum(0))
+    weight = torch.cat(weights, 1)
+    best = torch.zeros_like(weight[0])
+    chosen: list[int] = []
+    for _ in range(min(CLOSE_VIEWS, len(rows))):
+        gain = (weight - best).clamp(min=0).sum(1)
+        gain[chosen] = -1.0
+        chosen.append(int(gain.argmax()))
+        best = torch.maximum(best, weight[chosen[-1]])
+    return every[sorted(chosen)], torch.cat(counts).int()
+
+
+def _spread(pixels: Tensor, sample: Tensor, counted: Tensor, frame: TargetFrame) -> Tensor:
+    """For each pixel what was counted at the sampled pixel in its cell of the grid; 0 where there is none."""
+    width, columns = frame.camera.width, -(-frame.camera.width // STRIDE)
+    cells = counted.new_zeros(columns * -(-frame.camera.height // STRIDE))
+    cells[sample // width // STRIDE * columns + sample % width // STRIDE] = counted
+    return cells[pixels // width // STRIDE * columns + pixels % width // STRIDE]
+
+
+def _weigh(prepared: Prepared, rows: Tensor, positions: Tensor, points: Points) -> Evidence:
+    """Evidence of the views `rows[positions]`, in blocks of pixels."""
+    chosen, points = rows[positions], points.of_views(positions)
+    n = len(points.instances)
+    if len(chosen) == 0 or n == 0:
+        return _empty(n, points.footprints)
+    step = max(1, PAIRS // len(chosen))
+    blocks = [_reduced(chosen, look(prepared, chosen, points.part(slice(i, i + step)))) for i in range(0, n, step)]
+    if len(blocks) == 1:
+        return blocks[0]
+    return Evidence(*(torch.cat([getattr(b, f.name) for b in blocks], -1) for f in fields(Evidence)))
+
+
+def _reduced(chosen: Tensor, pairs: Pairs) -> Evidence:
+    V, n = pairs.u.shape
+    weight, index = torch.topk(pairs.weight, min(BEST, V), 0)
+    top = {name: getattr(pairs, name).gather(0, index) for name in TOP}
+    view = torch.where(weight > 0, chosen[index].int(), -1)
+    if V < BEST:
+        missing = torch.zeros(BEST - V, n, device=weight.device)
+        top = {name: torch.cat([x, missing]) for name, x in top.items()}
+        weight, view = torch.cat([weight, missing]), torch.cat([view, missing.int() - 1])
+    return Evidence(
+        count=pairs.visible.sum(0, dtype=torch.int32),
+        nearly=pairs.nearly.any(0),
+        extent=pairs.extent.amax(0),
+        missed=(1 - pairs.weight).prod(0),
+        total=pairs.weight.sum(0),
+        view=view,
+        weight=weight,
+        **top,
+    )
+
+
+def _store(evidence: Evidence, pixels: Tensor, part: Evidence) -> None:
+    for f in fields(Evidence):
+        getattr(evidence, f.name)[..., pixels] = getattr(part, f.name)

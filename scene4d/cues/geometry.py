@@ -1,0 +1,94 @@
+"""Maps of one picture's depth that visibility rests on: bends, edges, slopes, holes filled from behind.
+
+1/z is affine in the pixel on a plane: its second difference is 0 there, however grazing the view, and large where
+depth jumps. All maps have the shape [..., H, W]; depth 0 = none.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BEND = 0.05  # second difference of 1/z, as a share of 1/z, from which a pixel lies at an edge
+
+OF_A_SIDE = 0.02  # relative difference of depth up to which a pixel belongs to the nearest or farthest side
+
+
+def inverse_depth(depth: Tensor) -> Tensor:
+    """1/z, 0 where there is none."""
+    seen = depth > 0
+    return torch.where(seen, 1.0 / depth.masked_fill(~seen, 1.0), 0.0)
+
+
+def bends(inverse: Tensor) -> Tensor:
+    """Largest second difference of 1/z along rows and columns as a share of 1/z; infinite where there is no depth.
+
+    At the border of the picture the difference across it is not known and counts as 0.
+    """
+    across = torch.zeros_like(inverse)
+    across[..., 1:-1] = (inverse[..., 2:] - 2 * inverse[..., 1:-1] + inverse[..., :-2]).abs()
+    along = torch.zeros_like(inverse)
+    along[..., 1:-1, :] = (inverse[..., 2:, :] - 2 * inverse[..., 1:-1, :] + inverse[..., :-2, :]).abs()
+    seen = inverse > 0
+    share = torch.maximum(across, along) / inverse.masked_fill(~seen, 1.0)
+    return share.masked_fill(~seen, torch.inf)
+
+
+def edges(inverse: Tensor) -> Tensor:
+    """bool: at a jump of depth, on either side, or without depth."""
+    return bends(inverse) > BEND
+
+
+def slopes(depth: Tensor, edge: Tensor) -> Tensor:
+    """(largest - smallest depth of the 3x3 pixels) / depth: what half a pixel may change. 0 at edges."""
+    planes = depth.reshape(-1, 1, *depth.shape[-2:])
+    largest = F.max_pool2d(planes, 3, 1, 1)
+    smallest = -F.max_pool2d(-planes, 3, 1, 1)
+    spread = (largest - smallest).reshape(depth.shape)
+    return torch.where(edge, 0.0, spread / depth.masked_fill(depth <= 0, 1.0))
+
+
+def flying(depth: Tensor, edge: Tensor) -> Tensor:
+    """bool: at or beside an edge, with a depth between those of both sides: of neither of them. Also where there is no
+    depth.
+
+    Estimated depth slides from one surface to the other over a pixel or two; what is as near as the nearest of its 3x3
+    neighbours, or as far as the farthest, belongs to a side.
+    """
+    planes = depth.reshape(-1, 1, *depth.shape[-2:])
+    farthest = F.max_pool2d(planes, 3, 1, 1).reshape(depth.shape)
+    nearest = -F.max_pool2d(torch.where(planes > 0, -planes, -torch.inf), 3, 1, 1).reshape(depth.shape)
+    between = (depth > nearest * (1 + OF_A_SIDE)) & (depth < farthest * (1 - OF_A_SIDE))
+    return (dilate(edge, 1) & between) | (depth <= 0)
+
+
+def dilate(mask: Tensor, radius: int) -> Tensor:
+    """bool: True within `radius` pixels along rows and columns (a square) of a True pixel."""
+    if radius <= 0:
+        return mask
+    planes = mask.reshape(-1, 1, *mask.shape[-2:]).float()
+    return (F.max_pool2d(planes, 2 * radius + 1, 1, radius) > 0.5).reshape(mask.shape)
+
+
+def nearness(mask: Tensor, reach: int) -> Tensor:
+    """1 at pixels of the mask, falling to 0 in steps at `reach` pixels from it."""
+    total = mask.float()
+    for radius in range(1, reach):
+        total = total + dilate(mask, radius).float()
+    return total / reach
+
+
+def completed(depth: Tensor, rounds: int) -> Tensor:
+    """Holes (depth 0) of [H, W] filled from the farther side: each round takes the farthest of the 3x3 neighbours.
+
+    What no round reaches stays 0.
+    """
+    filled = depth
+    for _ in range(rounds):
+        hole = filled <= 0
+        if not bool(hole.any()):
+            break
+        grown = F.max_pool2d(filled[None, None], 3, 1, 1)[0, 0]
+        filled = torch.where(hole, grown, filled)
+    return filled

@@ -1,0 +1,67 @@
+"""What is to be shown: the surface at every pixel of one target frame, and where it was in the source.
+
+H W pixels, n points, T times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from renderers import Cameras
+from scene4d.channels import unproject
+
+# (flat pixel indices [n] int64, points [n, 3] of the edited world at the frame's time, seconds of the source scene)
+# -> where the surfaces seen at these pixels carried the points at that time, [n, 3]
+BackMap = Callable[[Tensor, Tensor, float], Tensor]
+COVERED = 0.5  # alpha from which a pixel shows a surface
+
+
+@dataclass(frozen=True, eq=False)
+class TargetFrame:
+    """One frame of the edited scene, as geometry. Raises ValueError on shapes that do not fit."""
+
+    camera: Cameras  # one
+    time: float  # seconds of the edited scene
+    depth: Tensor  # [H, W] median z, 0 = none
+    alpha: Tensor  # [H, W]
+    instances: Tensor  # [H, W] int16: the instance of the source scene whose surface is seen, 0 = background
+    moving: Tensor  # [H, W] bool: the surface was elsewhere at some time of the source: `back_map` is asked
+    back_map: BackMap
+    source_times: Tensor  # [H, W] seconds: when the source showed the surface in this state
+    deforming: Tensor | None = None  # [H, W] bool: not rigid, so that pictures of other times show another shape
+    asset: Tensor | None = None  # [H, W] bool: inserted; no source pixel shows it
+    changed: Tensor | None = None  # [H, W] bool: recoloured or affected, so that source pixels no longer show it
+    image: Tensor | None = None  # [H, W, 3] the edited scene rendered: what assets look like
+
+    def __post_init__(self) -> None:
+        shape = (self.camera.height, self.camera.width)
+        if len(self.camera) != 1:
+            raise ValueError(f"camera must be one camera, got {len(self.camera)}")
+        for name in ("depth", "alpha", "instances", "moving", "source_times", "deforming", "asset", "changed"):
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(f"{name} must have shape {list(shape)}, got {list(value.shape)}")
+        if self.image is not None and tuple(self.image.shape) != (*shape, 3):
+            raise ValueError(f"image must have shape {[*shape, 3]}, got {list(self.image.shape)}")
+
+    @property
+    def covered(self) -> Tensor:
+        """bool [H, W]: shows a surface."""
+        return (self.alpha >= COVERED) & (self.depth > 0)
+
+    def flag(self, name: str) -> Tensor:
+        """`deforming`, `asset` or `changed`, False where it is not given."""
+        value = getattr(self, name)
+        return torch.zeros_like(self.moving) if value is None else value
+
+
+def surface_points(frame: TargetFrame, depth: Tensor | None = None) -> Tensor:
+    """World points [H W, 3] at the pixels' centres, of the frame's depth or of another one."""
+    camera = frame.camera
+    like = Cameras(camera.world_to_cam.double(), camera.K.double(), camera.width, camera.height)
+    depth = frame.depth if depth is None else depth
+    return unproject(depth[None].double(), like)[0].reshape(-1, 3).to(frame.depth.dtype)
