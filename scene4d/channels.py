@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from torch.nn.functional import normalize, one_hot
 from renderers import Cameras, Gaussians, Rendering, rasterize
 from renderers.quaternions import conjugate, multiply, rotate, unit
 from scene4d.scene import Scene4D
+
+if TYPE_CHECKING:
+    from scene4d.edits import EditedScene
 
 CHANNELS = ("rgb", "depth", "alpha", "flow", "normal", "label", "id")
 NOTHING = -1  # label and id where nothing is
@@ -47,7 +51,7 @@ class _Block:
 
 
 def render_channels(
-    scene: Scene4D,
+    scene: Scene4D | EditedScene,
     cameras: Cameras,
     t: float,
     channels: Collection[str],

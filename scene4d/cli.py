@@ -19,6 +19,7 @@ from scene4d.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_OUT_OF_MEMORY, I
 
 COMMANDS = {
     "doctor": ("scene4d.commands.doctor", "say what works on this machine, what does not, and how to fix it"),
+    "edit": ("scene4d.commands.edit", "edit a scene: move, remove, copy, insert, retime, recolour; undo, bake"),
     "evaluate": ("scene4d.commands.evaluate", "say how near a scene is to its capture, and to the truth if known"),
     "fit": ("scene4d.commands.fit", "fit a scene to a capture: videos with cameras become a project"),
     "info": ("scene4d.commands.info", "say what a project holds, and whether its files are whole"),

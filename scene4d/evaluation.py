@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,6 +29,10 @@ from scene4d.evaluation_views import (
     spread,
 )
 from scene4d.scene import Scene4D
+
+if TYPE_CHECKING:
+    from scene4d.edits import EditedScene
+
 
 FORMAT, VERSION = "scene4d-evaluation", 1
 GROUPS = {
@@ -80,7 +84,7 @@ class Evaluation:
 
 
 def evaluate(
-    scene: Scene4D,
+    scene: Scene4D | EditedScene,
     capture: Capture,
     views: Sequence[View],
     *,
@@ -158,7 +162,7 @@ def chosen_views(capture: Capture, trained: Collection[Key], split: str) -> list
 
 
 def compare_with_truth(
-    scene: Scene4D,
+    scene: Scene4D | EditedScene,
     capture: Capture,
     views: Sequence[View],
     trained: Collection[tuple[str, int]],
@@ -179,7 +183,7 @@ def compare_with_truth(
 
 @torch.no_grad()
 def _score(
-    scene: Scene4D,
+    scene: Scene4D | EditedScene,
     capture: Capture,
     view: View,
     median: Tensor | None,

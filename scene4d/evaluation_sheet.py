@@ -6,6 +6,7 @@ H W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,6 +18,9 @@ from scene4d.evaluation import Evaluation, ViewScore
 from scene4d.evaluation_views import EvaluationOptions, render_view, spread
 from scene4d.scene import Scene4D
 
+if TYPE_CHECKING:
+    from scene4d.edits import EditedScene
+
 COLUMNS = ("captured", "rendered", "difference x 4", "depth")
 ERROR_GAIN = 4.0  # a difference of 0.25 has the last colour
 ROWS = 6  # views shown at most
@@ -27,7 +31,7 @@ DEPTH_QUANTILES = (0.02, 0.98)  # of a view's depth: nearer and farther ones get
 
 
 def evaluation_sheet(
-    scene: Scene4D, capture: Capture, evaluation: Evaluation, options: EvaluationOptions, rows: int = ROWS
+    scene: Scene4D | EditedScene, capture: Capture, evaluation: Evaluation, options: EvaluationOptions, rows: int = ROWS
 ) -> Image.Image:
     """An RGB picture with a row for each of some of the evaluated views, every group among them.
 
@@ -60,7 +64,7 @@ def chosen_scores(scores: Sequence[ViewScore], most: int) -> list[ViewScore]:
     return [score for group in groups for score in spread(group, share)][:most]
 
 
-def _strip(scene: Scene4D, capture: Capture, score: ViewScore, options: EvaluationOptions) -> Image.Image:
+def _strip(scene: Scene4D | EditedScene, capture: Capture, score: ViewScore, options: EvaluationOptions) -> Image.Image:
     view = capture.view(score.camera, score.frame)
     shown = render_view(scene, capture, view, options, ("rgb", "depth"))
     image, picture = shown["rgb"].cpu(), capture.image(view)

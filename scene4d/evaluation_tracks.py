@@ -11,7 +11,7 @@ T times, N Gaussians or tracks, n queried pixels, A measured values.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +25,17 @@ from scene4d.evaluation_views import EvaluationOptions, cameras_of
 from scene4d.scene import Scene4D
 from scene4d.worlds.capturing import instance_size
 
+if TYPE_CHECKING:
+    from scene4d.edits import EditedScene
+
+
 CHANNEL_VALUES = 1 << 24  # floats of the maps that are rendered at a time
 MAX_CHANNELS = 48  # of one pass: each is a float a pixel and a Gaussian
 
 
 @torch.no_grad()
 def compare_tracks(
-    scene: Scene4D,
+    scene: Scene4D | EditedScene,
     capture: Capture,
     trained: Collection[tuple[str, int]],
     truth: WorldTruth,
@@ -69,7 +73,7 @@ def compare_tracks(
 
 
 def predict_tracks(
-    scene: Scene4D,
+    scene: Scene4D | EditedScene,
     capture: Capture,
     trained: Collection[tuple[str, int]],
     truth: WorldTruth,
@@ -107,7 +111,7 @@ def project(cameras: Cameras, xyz: Tensor) -> Tensor:
 
 
 def paths_at_pixels(
-    scene: Scene4D, capture: Capture, view: View, pixels: Tensor, times: Sequence[float], backend: str
+    scene: Scene4D | EditedScene, capture: Capture, view: View, pixels: Tensor, times: Sequence[float], backend: str
 ) -> tuple[Tensor, Tensor]:
     """Where the surface seen at pixels [n, 2] of a view is at `times`: [T, n, 3] float64 world, and its alpha [n]."""
     cameras = cameras_of(capture, [view], scene)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,10 @@ from scene4d.errors import InputError
 from scene4d.evaluation_views import EvaluationOptions, cameras_of
 from scene4d.scene import Scene4D
 from scene4d.worlds import World, flow, load_truth, trace
+
+if TYPE_CHECKING:
+    from scene4d.edits import EditedScene
+
 
 SOLID = 0.5  # alpha below which the scene has nothing there
 PIXELS = 20_000  # of a view that errors are kept of at most, evenly chosen
@@ -71,7 +75,7 @@ def find_truth(capture: Capture) -> WorldTruth | None:
 
 @torch.no_grad()
 def compare_depth(
-    scene: Scene4D, capture: Capture, views: Sequence[View], truth: WorldTruth, options: EvaluationOptions
+    scene: Scene4D | EditedScene, capture: Capture, views: Sequence[View], truth: WorldTruth, options: EvaluationOptions
 ) -> dict[str, Any]:
     """Median of |z - z_true| / z_true where both have a surface; "missing": share of true pixels with alpha < 0.5."""
     errors, ids, missing = [], [], []
@@ -92,7 +96,7 @@ def compare_depth(
 
 @torch.no_grad()
 def compare_flow(
-    scene: Scene4D, capture: Capture, views: Sequence[View], truth: WorldTruth, options: EvaluationOptions
+    scene: Scene4D | EditedScene, capture: Capture, views: Sequence[View], truth: WorldTruth, options: EvaluationOptions
 ) -> dict[str, Any]:
     """Endpoint error in pixels of the flow to the camera's next frame, where the true surface stays visible."""
     followers = next_views(capture)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from scene4d.metrics.images import SSIM_WINDOW, masked_mean, psnr, ssim
 from scene4d.metrics.moving import moving_mask, temporal_median
 from scene4d.metrics.perceptual import MIN_SIDE, LpipsWeights, lpips
 from scene4d.scene import Scene4D
+
+if TYPE_CHECKING:
+    from scene4d.edits import EditedScene
 
 Item = TypeVar("Item")
 MEDIAN_FRAMES = 64  # of one camera that the temporal median is taken over at most: they are held in 8 bits
@@ -51,7 +54,11 @@ class RegionScore:
 
 
 def render_view(
-    scene: Scene4D, capture: Capture, view: View, options: EvaluationOptions, channels: Collection[str] = ("rgb",)
+    scene: Scene4D | EditedScene,
+    capture: Capture,
+    view: View,
+    options: EvaluationOptions,
+    channels: Collection[str] = ("rgb",),
 ) -> dict[str, Tensor]:
     """Channels [H, W, ...] of a view (`scene4d.channels`); rgb as its camera shows it, in [0, 1].
 
@@ -59,7 +66,7 @@ def render_view(
         InputError: the view has no camera.
     """
     cameras = cameras_of(capture, [view], scene)
-    background = None if options.background is None else options.background.to(scene.means)
+    background = None if options.background is None else options.background.to(like_of(scene))
     found = render_channels(scene, cameras, view.time, tuple(channels), background=background, backend=options.backend)
     shown = {name: value[0] for name, value in found.items()}
     if "rgb" in shown:
@@ -67,11 +74,16 @@ def render_view(
     return shown
 
 
-def cameras_of(capture: Capture, views: Sequence[View], scene: Scene4D) -> Cameras:
+def cameras_of(capture: Capture, views: Sequence[View], scene: Scene4D | EditedScene) -> Cameras:
     """The cameras of views of one size, where the scene is."""
-    cameras = capture.cameras(views, scene.means.dtype)
-    device = scene.means.device
+    like = like_of(scene)
+    cameras, device = capture.cameras(views, like.dtype), like.device
     return Cameras(cameras.world_to_cam.to(device), cameras.K.to(device), cameras.width, cameras.height)
+
+
+def like_of(scene: Scene4D | EditedScene) -> Tensor:
+    """A tensor of the scene's dtype and device."""
+    return scene.means if isinstance(scene, Scene4D) else scene.source.means
 
 
 def exposed(rgb: Tensor, exposure: Tensor | None) -> Tensor:

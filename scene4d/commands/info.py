@@ -68,10 +68,27 @@ def describe(path: Path, project: Project) -> dict[str, Any]:
         "cameras": len(project.cameras),
         "cameras_with_exposure": sum(camera.exposure is not None for camera in project.cameras),
         "edits": len(project.edits),
+        **_edited(path, project),
         "bytes": blob_sizes(path),
         "sha256_ok": True,  # else it had not been loaded
         "runs": [{"name": run.name, "finished": (run / METRICS).is_file()} for run in list_runs(path / RUNS)],
     }
+
+
+def _edited(path: Path, project: Project) -> dict[str, Any]:
+    """What the edits make of the scene, or why they do not fit it."""
+    from scene4d.edits import load_edited
+    from scene4d.errors import InputError
+
+    if not project.edits:
+        return {}
+    try:
+        edited = load_edited(project, path)
+    except InputError as e:
+        return {"edits_changed": None, "edits_problem": str(e)}
+    ids = edited.instances.unique().tolist()
+    changed = [line for line in edited.report if line]
+    return {"edits_changed": changed, "edited_gaussians": len(edited), "edited_instances": ids}
 
 
 def _time_range(scene: Scene4D) -> tuple[float, float] | None:
@@ -109,7 +126,7 @@ def show(facts: dict[str, Any]) -> None:
         "capture": facts["capture"] or "none",
         **_fit_rows(facts["fit"]),
         "cameras": f"{facts['cameras']}, {facts['cameras_with_exposure'] or 'none'} with an exposure of its own",
-        "edits": str(facts["edits"]),
+        **_edit_rows(facts),
         "runs": f"{len(facts['runs'])}, {unfinished} not finished",
         "size": ", ".join(sizes),
         "sha256": "all files are as they were written",
@@ -118,6 +135,17 @@ def show(facts: dict[str, Any]) -> None:
         table.add_row(name, Text(text))  # not as markup: a path may hold brackets
     console.print(facts["project"], style="bold", markup=False)
     console.print(table)
+
+
+def _edit_rows(facts: dict[str, Any]) -> dict[str, str]:
+    count = facts["edits"]
+    if not count:
+        return {"edits": "0"}
+    if facts["edits_changed"] is None:
+        return {"edits": f"{count}, which do not fit: {facts['edits_problem']}"}
+    ids = ", ".join(map(str, facts["edited_instances"][:12])) + (", ..." if len(facts["edited_instances"]) > 12 else "")
+    rows = {"edits": f"{count}: {facts['edited_gaussians']:,} Gaussians of instances {ids} after them"}
+    return rows | {f"  {k}": line for k, line in enumerate(facts["edits_changed"], start=1)}
 
 
 def _fit_rows(fit: dict[str, Any] | None) -> dict[str, str]:

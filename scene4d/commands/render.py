@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
+    from scene4d.edits import EditedScene
     from scene4d.files.images_clip import ClipWriter
     from scene4d.files.images_shown import Ranges
     from scene4d.scene import Scene4D
@@ -41,7 +42,7 @@ class Config:
     out: Path
     """A video (.mp4, or .mov for ProRes), or a folder."""
     camera_path: Path | None = None
-    """A camera path: ours or nerfstudio's JSON. The clip lasts as long as it."""
+    """A camera path: ours or nerfstudio's JSON, or edits:NAME, one kept beside the edits. The clip lasts as long."""
     capture_camera: str | None = None
     """A camera of the capture, or A:B:0.5 for the view halfway between two."""
     times: str | None = None
@@ -68,8 +69,8 @@ class Config:
     """near:far of the colours of depth. Default: from the clip."""
     flow_range: float | None = None
     """Pixels at which the colours of flow are full. Default: from the clip."""
-    without_edits: bool = False
-    """Render the scene as it was fitted."""
+    edits: bool = True
+    """Render the scene with its edits; --no-edits: as it was fitted."""
     backend: Literal["auto", "cpu", "torch", "gsplat"] = "auto"
     """auto: gsplat where CUDA and gsplat are there, else cpu. torch is slow."""
     overwrite: bool = False
@@ -131,16 +132,18 @@ def main(config: Config) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from scene4d.edits import load_edited
     from scene4d.files.project import load_project
 
     _check_out(config)
     project = load_project(config.project)
-    if project.edits and not config.without_edits:
-        raise InputError(f"{config.project}: has edits, which cannot be rendered yet; --without-edits leaves them out")
-    clip = make_clip(config, project)
+    kept = str(config.camera_path or "").startswith("edits:")
+    edited = load_edited(project, config.project) if config.edits or kept else None
+    clip = make_clip(config, project, edited.paths if edited is not None else None)
     if "flow" in config.names and len(clip.times) < 2:
         raise InputError("channel flow needs two frames, the clip has one; give --times, or a longer path")
-    scene = project.scene.to("cuda") if _on_gpu(config.backend) else project.scene
+    scene = edited if edited is not None and config.edits else project.scene
+    scene = scene.to("cuda") if _on_gpu(config.backend) else scene
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     with torch.no_grad(), Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("rendering", total=len(clip.times))
@@ -152,6 +155,8 @@ def main(config: Config) -> int:
                 progress.advance(task)
             writer.finish(_index(config, clip, project.units))
     _tell(console, config, clip, ranges, writer)
+    if project.edits and not config.edits:
+        console.print("as it was fitted: the edits are left out")
     return 0
 
 
@@ -169,7 +174,9 @@ def _on_gpu(backend: str) -> bool:
 # -- rendering ---------------------------------------------------------------------------------------------------------
 
 
-def _frame(config: Config, scene: Scene4D, clip: Clip, k: int, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _frame(
+    config: Config, scene: Scene4D | EditedScene, clip: Clip, k: int, names: tuple[str, ...]
+) -> dict[str, np.ndarray]:
     """The channels of frame k, without the camera axis; the last frame has no flow."""
     import torch
 
@@ -195,7 +202,7 @@ def _frame(config: Config, scene: Scene4D, clip: Clip, k: int, names: tuple[str,
     return {name: x[0].cpu().numpy() for name, x in maps.items()}
 
 
-def _ranges(config: Config, scene: Scene4D, clip: Clip) -> Ranges:
+def _ranges(config: Config, scene: Scene4D | EditedScene, clip: Clip) -> Ranges:
     """What the colours of depth and flow stand for: as told, else from a few small renderings along the clip."""
     from scene4d.files.images_shown import Ranges
     from scene4d.paths import resized

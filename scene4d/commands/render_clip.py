@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from scene4d.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from renderers import Cameras
     from scene4d.commands.render import Config
     from scene4d.files.project import Project
     from scene4d.files.project_cameras import ProjectCamera
+    from scene4d.paths import CameraPath
 
 FALLBACK_FPS = 30.0
 
@@ -35,21 +38,32 @@ class Clip:
         return Cameras(c.world_to_cam[k : k + 1], c.K[k : k + 1], c.width, c.height)
 
 
-def make_clip(config: Config, project: Project) -> Clip:
-    """Times and cameras of the frames. Raises InputError: the path or camera is none, or the project has no range."""
-    clip = _along_path(config, project) if config.camera_path is not None else _from_camera(config, project)
+def make_clip(config: Config, project: Project, paths: Mapping[str, CameraPath] | None = None) -> Clip:
+    """Times and cameras of the frames. `paths` are those that the project keeps.
+
+    Raises InputError: the path or camera is none, or the project has no range.
+    """
+    clip = (
+        _along_path(config, project, paths or {}) if config.camera_path is not None else _from_camera(config, project)
+    )
     from scene4d.paths import resized
 
     width, height = _size(config, clip.cameras.width, clip.cameras.height)
     return Clip(clip.times, resized(clip.cameras, width, height), clip.fps, clip.exposure)
 
 
-def _along_path(config: Config, project: Project) -> Clip:
+def _along_path(config: Config, project: Project, paths: Mapping[str, CameraPath]) -> Clip:
     from scene4d.path_files import load_path
     from scene4d.paths import cameras_at, frame_times, scene_times_at
 
     assert config.camera_path is not None
-    path = load_path(config.camera_path)
+    kept, _, name = str(config.camera_path).partition("edits:")
+    if not kept and name:
+        if name not in paths:
+            raise InputError(f"--camera-path edits:{name}: the project keeps {', '.join(paths) or 'no paths'}")
+        path = paths[name]
+    else:
+        path = load_path(config.camera_path)
     fps = config.fps or project.fps or FALLBACK_FPS
     at = frame_times(path, fps)
     times = scene_times_at(path, at) if config.times is None else None

@@ -17,11 +17,12 @@ from scene4d.cli import main
 from scene4d.commands import render as render_command
 from scene4d.commands.render import Config
 from scene4d.commands.render_clip import make_clip
+from scene4d.edits import StorePath, stack_of
 from scene4d.errors import EXIT_BAD_INPUT, EXIT_CANCELLED
 from scene4d.files.images import read_png
 from scene4d.files.project import Project, load_project, save_project
 from scene4d.files.project_cameras import ProjectCamera
-from scene4d.path_files import save_nerfstudio, save_path
+from scene4d.path_files import path_json, save_nerfstudio, save_path
 from scene4d.paths import CameraPath, arc, between
 from scene4d.worlds import arc_rig, make_world, trace
 from tests.scene4d.test_channels import splats_of
@@ -333,14 +334,44 @@ def test_ranges_of_colours_hold_the_clip(folder: Path) -> None:
     assert ranges.flow == pytest.approx(np.quantile(speed[speed > 0], 0.99), rel=0.1)
 
 
-def test_project_with_edits_is_refused_unless_told(
+def test_edits_are_rendered_unless_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = {"kind": "remove", "select": {"kind": "all"}}
+    save_project(tmp_path / "e.s4d", replace(load_project(folder), edits=(gone,)))
+    options = ("--capture-camera", "cam02", "--times", "0:0", "--format", "npy")
+    pictures = {}
+    for name, flags in (("with", ()), ("without", ("--no-edits",))):
+        assert render(tmp_path / "e.s4d", tmp_path / name, *options, *flags) == 0
+        pictures[name] = np.load(next((tmp_path / name / "rgb").glob("*.npy")))
+    assert render(folder, tmp_path / "plain", *options) == 0
+    assert not pictures["with"].any()  # all is gone
+    plain = np.load(next((tmp_path / "plain" / "rgb").glob("*.npy")))
+    assert np.array_equal(pictures["without"], plain) and plain.any()
+    assert "the edits are left out" in capsys.readouterr().out
+
+
+def test_a_stack_that_does_not_fit_is_told_and_can_be_left_out(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_project(tmp_path / "e.s4d", replace(load_project(folder), edits=({"kind": "remove"},)))
     options = ("--capture-camera", "cam02", "--times", "0:0")
     assert render(tmp_path / "e.s4d", tmp_path / "a.mp4", *options) == EXIT_BAD_INPUT
-    assert "--without-edits" in capsys.readouterr().err
-    assert render(tmp_path / "e.s4d", tmp_path / "a.mp4", *options, "--without-edits") == 0
+    assert "edit 1: remove must have the field select" in capsys.readouterr().err
+    assert render(tmp_path / "e.s4d", tmp_path / "a.mp4", *options, "--no-edits") == 0
+
+
+def test_a_path_kept_beside_the_edits_can_be_rendered(folder: Path, tmp_path: Path) -> None:
+    project = load_project(folder)
+    view = make_clip(config(folder, capture_camera="cam00"), project).frame(0)
+    path = CameraPath(torch.tensor([0.0, 1.0]).double(), view.world_to_cam.expand(2, 4, 4).double(),
+                      view.K.expand(2, 3, 3).double(), view.width, view.height)  # fmt: skip
+    kept = StorePath("still", json.dumps(path_json(path)))
+    save_project(tmp_path / "e.s4d", replace(project, edits=tuple(stack_of([kept]).to_json())))
+    save_path(tmp_path / "still.json", path)
+    for out, where in (("kept", "edits:still"), ("file", str(tmp_path / "still.json"))):
+        arguments = ["render", str(tmp_path / "e.s4d"), "--camera-path", where, "--out", str(tmp_path / out)]
+        assert main([*arguments, "--times", "0:0", "--format", "npy"]) == 0
+    a, b = (np.load(next((tmp_path / name / "rgb").glob("*.npy"))) for name in ("kept", "file"))
+    assert np.array_equal(a, b)
 
 
 def test_channels_of_the_command_are_those_that_there_are() -> None:
