@@ -26,6 +26,7 @@ COMMANDS = {
     "inspect": ("scene4d.commands.inspect", "look at a capture before a fit does; estimate cameras where it has none"),
     "render": ("scene4d.commands.render", "render a scene along a camera path: video, pictures, depth, flow, ids"),
     "sample": ("scene4d.commands.sample", "write a sample capture: a synthetic world with its truth, or a real one"),
+    "segment": ("scene4d.commands.segment", "make masks of some frames the instances of a scene"),
 }
 
 
