@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_format
 import sys
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scene4d.captures import Capture
+    from scene4d.edits import EditedScene
     from scene4d.evaluation import Evaluation
     from scene4d.evaluation_views import EvaluationOptions
     from scene4d.files.project import Project
+    from scene4d.scene import Scene4D
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,12 @@ class Config:
 
     PSNR, SSIM and LPIPS of the whole frame and of the region in which something moves, for fitted and held-out views
     apart; depth, optical flow and tracks where a synthetic capture has its truth beside it. See docs/evaluation.md.
+
+    Or, with --benchmark and --results instead of a project: compare edited videos region by region with the truth. See
+    docs/benchmark.md.
     """
 
-    project: Annotated[Path, tyro.conf.Positional]
+    project: Annotated[Path | None, tyro.conf.Positional] = None
     """The project folder, NAME.s4d."""
 
     capture: Path | None = None
@@ -49,27 +54,55 @@ class Config:
     out: Path | None = None
     """Write evaluation.json and sheet.png to this folder."""
 
+    edits: bool = True
+    """Compare the scene with its edits; --no-edits: as it was fitted."""
+
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to render; cuda needs gsplat."""
 
     json: bool = False
     """Print one JSON object instead of a table."""
 
+    benchmark: Path | None = None
+    """A region benchmark (scripts/make_region_benchmark.py)."""
+
+    results: tuple[Path, ...] = ()
+    """Folders of results on the benchmark, one a method: RESULTS/ITEM/00000.png ..."""
+
+    metric_weights: Path | None = None
+    """weights.json of `scene4d vote report`, for the composite score of a benchmark. Default: equal weights."""
+
     def __post_init__(self) -> None:
+        if (self.project is None) == (self.benchmark is None):
+            raise ValueError("give either a project NAME.s4d, or --benchmark DIR --results DIR")
+        if (self.benchmark is None) != (not self.results) or (self.metric_weights and self.benchmark is None):
+            raise ValueError("--benchmark, --results and --metric-weights go together")
         if self.long_side is not None and self.long_side < 1:
             raise ValueError(f"long_side must be at least 1, got {self.long_side}")
 
 
 def main(config: Config) -> int:
+    if config.benchmark is not None:
+        from scene4d.commands.evaluate_regions import Request, run
+
+        weights = config.lpips_weights, config.metric_weights
+        return run(Request(config.benchmark, config.results, *weights, config.out, config.json))
+    assert config.project is not None
+    return evaluate_project(config, config.project)
+
+
+def evaluate_project(config: Config, folder: Path) -> int:
     from rich.console import Console  # not at the top: `scene4d evaluate --help` does without torch
 
+    from scene4d.edits import load_edited
     from scene4d.evaluation import chosen_views, fitted_capture
     from scene4d.files.project import load_project
 
     console = Console(highlight=False, stderr=config.json, width=None if sys.stdout.isatty() else 200)
-    project = load_project(config.project)
-    project = replace(project, scene=project.scene.to(config.device))
-    capture, trained = fitted_capture(_open_capture(config, project), project.fit)
+    project = load_project(folder)
+    scene: Scene4D | EditedScene = load_edited(project, folder) if config.edits else project.scene
+    scene = scene.to(config.device)
+    capture, trained = fitted_capture(_open_capture(config, folder, project), project.fit)
     long_side = config.long_side or fitted_long_side(project)
     if long_side is not None:
         capture = capture.resized(long_side)
@@ -77,12 +110,14 @@ def main(config: Config) -> int:
     if not views:
         raise InputError(f"{capture.root}: no view is left of split {config.split!r}")
     options = _options(config, project)
-    evaluation = _evaluate(project, capture, views, trained, options, console)
+    if project.edits:
+        console.print("with its edits" if config.edits else "as it was fitted: the edits are left out")
+    evaluation = _evaluate(scene, capture, views, trained, options, console)
     sizes = sorted({(view.width, view.height) for view in views})
-    head = {"project": str(config.project), "capture": str(capture.root), "split": config.split, "sizes": sizes}
+    head = {"project": str(folder), "capture": str(capture.root), "split": config.split, "sizes": sizes}
     facts = {**evaluation.as_json(), **head}
     if config.out is not None:
-        _write(config.out, facts, project, capture, evaluation, options)
+        _write(config.out, facts, scene, capture, evaluation, options)
         console.print(f"wrote {config.out}/evaluation.json and sheet.png", markup=False)
     if config.json:
         sys.stdout.write(json_format.dumps(facts, indent=1, allow_nan=False) + "\n")
@@ -111,16 +146,16 @@ def fitted_background(project: Project) -> Tensor | None:
     return torch.tensor(color, dtype=torch.float32)
 
 
-def _open_capture(config: Config, project: Project) -> Capture:
+def _open_capture(config: Config, folder: Path, project: Project) -> Capture:
     from scene4d.captures import CaptureWarning, open_capture
 
     path = config.capture
     if path is None:
         if project.capture is None:
-            raise InputError(f"{config.project}: has no capture; give one with --capture FOLDER")
-        path = config.project / project.capture  # an absolute one stands for itself
+            raise InputError(f"{folder}: has no capture; give one with --capture FOLDER")
+        path = folder / project.capture  # an absolute one stands for itself
         if not path.exists():
-            raise InputError(f"{path}: the capture of {config.project} is not there; give it with --capture FOLDER")
+            raise InputError(f"{path}: the capture of {folder} is not there; give it with --capture FOLDER")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CaptureWarning)  # `scene4d inspect` tells them
         fps = project.fps
@@ -149,7 +184,7 @@ def _options(config: Config, project: Project) -> EvaluationOptions:
 
 
 def _evaluate(
-    project: Project,
+    scene: Scene4D | EditedScene,
     capture: Capture,
     views: list,
     trained: frozenset,
@@ -163,7 +198,7 @@ def _evaluate(
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("rendering views", total=len(views))
         return evaluate(
-            project.scene,
+            scene,
             capture,
             views,
             trained=trained,
@@ -175,7 +210,7 @@ def _evaluate(
 def _write(
     out: Path,
     facts: dict[str, Any],
-    project: Project,
+    scene: Scene4D | EditedScene,
     capture: Capture,
     evaluation: Evaluation,
     options: EvaluationOptions,
@@ -186,7 +221,7 @@ def _write(
     make_folder(out)
     write_json(out / "evaluation.json", facts)
     try:
-        evaluation_sheet(project.scene, capture, evaluation, options).save(out / "sheet.png")
+        evaluation_sheet(scene, capture, evaluation, options).save(out / "sheet.png")
     except OSError as e:
         raise InputError(f"{out / 'sheet.png'}: cannot be written: {e.strerror or e}") from e
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scene4d.errors import InputError
-from scene4d.files.atomic import TEMPORARY_SUFFIX, make_folder, sync_folder, write_json
+from scene4d.files.atomic import TEMPORARY_SUFFIX, make_folder, sync_folder, write_atomic, write_json
 from scene4d.files.images import write_png
 from scene4d.metrics.benchmark_items import FORMAT, ITEM_FORMAT, VERSION, Item
 from scene4d.metrics.region_borders import ignore_band
@@ -42,8 +42,8 @@ class ItemData:
     ignore: Tensor | None = None  # [T, H, W] bool, left out beside the band
 
 
-def write_item(item: Item, data: ItemData) -> None:
-    """Write an item to its folder, which must not exist. Raises InputError, ValueError."""
+def write_item(item: Item, data: ItemData, extra: Mapping[str, bytes] | None = None) -> None:
+    """Write an item, and `extra` files by name, to its folder, which must not exist. Raises InputError, ValueError."""
     if item.folder.exists():
         raise InputError(f"{item.folder}: is there already")
     part = item.folder.with_name(f".{item.folder.name}{TEMPORARY_SUFFIX}")
@@ -65,6 +65,8 @@ def write_item(item: Item, data: ItemData) -> None:
     _write_arrays(part / "geometry.npz", {name: array for name, array in arrays.items() if array is not None})
     if data.path is not None:
         save_path(part / "camera_path.json", data.path)
+    for name, content in (extra or {}).items():
+        write_atomic(part / name, content)
     write_json(part / "item.json", _item_json(item, part))
     part.rename(item.folder)
     sync_folder(item.folder.parent)

@@ -119,8 +119,9 @@ def _whole(clip: RegionClip, weights: LpipsWeights | None, no_weights: str) -> d
     if clip.reference is None or not clip.exact:
         return dict.fromkeys(("whole.psnr", "whole.ssim", "whole.lpips"), skipped(NO_TRUTH))
     every = torch.ones_like(clip.scored)
-    lpips = skipped(no_weights)
-    if weights is not None:
+    if weights is None:
+        lpips = skipped(no_weights)
+    else:
         lpips = region_lpips(clip.output, clip.reference, every, weights)
     return {
         "whole.psnr": pooled_psnr(clip.output, clip.reference, every),
