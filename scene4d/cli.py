@@ -27,6 +27,7 @@ COMMANDS = {
     "render": ("scene4d.commands.render", "render a scene along a camera path: video, pictures, depth, flow, ids"),
     "sample": ("scene4d.commands.sample", "write a sample capture: a synthetic world with its truth, or a real one"),
     "segment": ("scene4d.commands.segment", "make masks of some frames the instances of a scene"),
+    "vote": ("scene4d.commands.vote", "compare edited videos by eye: write the page, read the answers"),
 }
 
 
