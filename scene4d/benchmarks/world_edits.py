@@ -113,6 +113,13 @@ def asked_of(scene: Scene, kind: str, level: int) -> Asked:
     return _MAKERS[kind](scene, level)
 
 
+def called(scene: Scene, instance: int) -> str:
+    """What to call a thing, with its number."""
+    name = next(o.name for o in scene.world.objects if o.instance == instance)
+    name = "arm" if name == "base" else "walker" if name.startswith("body") else name
+    return f"the {name} ({instance})"
+
+
 def _name(level: int) -> str:
     return ("small", "medium", "large")[level]
 
@@ -130,14 +137,14 @@ def _move(scene: Scene, level: int) -> Asked:
     transform = turned_and_shifted(scene, degrees, share * scene.world.stage.distance)
     plain = {"op": "move", "instance": scene.subject, "transform": _rows(transform)}
     metres = share * scene.world.stage.distance
-    words = f"Move thing {scene.subject} by {metres:.2f} m to the middle and turn it by {degrees:.0f} degrees."
+    words = f"Move {called(scene, scene.subject)} by {metres:.2f} m to the middle and turn it by {degrees:.0f} degrees."
     return Asked("move", _name(level), words, (Move(scene.subject, transform),), (plain,), (scene.subject,))
 
 
 def _remove(scene: Scene, level: int) -> Asked:
     gone = scene.removed[: level + 1]
     plain = tuple({"op": "remove", "instance": i} for i in gone)
-    words = f"Remove {'thing' if len(gone) == 1 else 'things'} {', '.join(map(str, gone))}."
+    words = f"Remove {', '.join(called(scene, i) for i in gone)}."
     return Asked("remove", _name(level), words, tuple(Remove(i) for i in gone), plain)
 
 
@@ -153,7 +160,7 @@ def _duplicate(scene: Scene, level: int) -> Asked:
     metres = COPY_SHIFT[level] * scene.world.stage.distance
     transform = turned_and_shifted(scene, 0.0, metres)
     plain = {"op": "duplicate", "instance": scene.subject, "transform": _rows(transform), "new_instance": COPY}
-    words = f"Copy thing {scene.subject} and put the copy {metres:.2f} m nearer to the middle."
+    words = f"Copy {called(scene, scene.subject)} and put the copy {metres:.2f} m nearer to the middle."
     edit = Duplicate(scene.subject, transform, COPY)
     return Asked("duplicate", _name(level), words, (edit,), (plain,), (COPY,))
 
@@ -167,7 +174,7 @@ def _retime(scene: Scene, level: int) -> Asked:
     )[level]
     plain = {"op": "retime", "instance": scene.mover, "times": list(warp.times), "values": list(warp.values)}
     edit = Retime(scene.mover, warp)
-    text = f"Change the time of thing {scene.mover} so that it {words}."
+    text = f"Change the time of {called(scene, scene.mover)} so that it {words}."
     return Asked("retime", _name(level), text, (edit,), (plain,), (scene.mover,))
 
 

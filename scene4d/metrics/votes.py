@@ -221,9 +221,16 @@ def with_others(votes: Sequence[Vote], voter: str, persons: Sequence[str]) -> di
     for vote in votes:
         answers = others.get((vote.pair, vote.question))
         if vote.voter == voter and answers:
-            same += vote.outcome == int(np.sign(sum(answers)))
+            same += vote.outcome == _most(answers)
             count += 1
     return {"same": same / count, "answers": count} if count else None
+
+
+def _most(answers: Sequence[int]) -> int:
+    """The commonest answer; of several that are equally common the side that more lean to."""
+    counts = np.bincount(np.array(answers) + 1, minlength=3)
+    common = np.flatnonzero(counts == counts.max()) - 1
+    return int(common[0]) if len(common) == 1 else int(np.sign(sum(answers)))
 
 
 def krippendorff(votes: Sequence[Vote]) -> float | None:
