@@ -84,7 +84,7 @@ def _replaced(project: Project, scene: Any) -> Project:
 
 def _lines(config: Config, found: Any, agreement: dict[int, float], views: int) -> list[str]:
     before, after = found.handles
-    lines = [f"{config.project}: {len(found.ids)} ids from {views} masks; {found.unseen:,} Gaussians were in no view"]
+    lines = [f"{config.project}: {len(found.ids)} ids from {views} masks; {found.unseen:,} Gaussians are hidden in all"]
     for k in found.ids:
         name = "background" if k == 0 else f"instance {k}"
         known = f", IoU with the masks {agreement[k]:.3f}" if k in agreement else ""

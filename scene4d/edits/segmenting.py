@@ -2,7 +2,8 @@
 
 Each view is rendered once with a feature channel for each id; the backward pass with the masks as upstream gradient
 gives every Gaussian its blending weight in the pixels of each id (`scene4d.edits.lifting`). Over the views these votes
-are summed and the id with the most wins. Gaussians that no view shows take the id of those whose paths are nearest.
+are summed and the id with the most wins. Gaussians that no view shows well take the id of neighbours with like paths,
+layer by layer; what no neighbour reaches is background.
 Handles that serve several instances are split, so that each can be edited by itself: the scene looks and moves as
 before.
 
@@ -16,16 +17,16 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from renderers import Cameras
 from scene4d.channels import MAX_FEATURES, render_channels
-from scene4d.edits.lifting import SEEN, label_votes
+from scene4d.edits.lifting import footprint, label_votes, of_neighbours
 from scene4d.rig import PER_KNOT, Rig
 from scene4d.scene import Scene4D
 
-NEIGHBOURS = 8  # whose votes an unseen Gaussian takes
+BACKGROUND_WEIGHT = 3 / 7  # of its votes: a thing wins with 0.3 of the weight, as in `selections.Masks`
+SHOWN = 0.2  # share of what a Gaussian would show alone, from which it is known by its votes
 PATH_TIMES = 3  # at which paths are compared
 
 
@@ -45,7 +46,7 @@ class Segmentation:
     scene: Scene4D
     ids: tuple[int, ...]  # of the masks
     counts: dict[int, int]  # Gaussians of each id
-    unseen: int  # Gaussians that no view showed
+    unseen: int  # Gaussians that no view shows well
     handles: tuple[int, int]  # before and after
 
 
@@ -58,29 +59,32 @@ def segment(
     Raises ValueError: there are no views, or the masks hold nothing but unknown.
     """
     votes: dict[int, Tensor] = {}
+    visible = torch.zeros_like(scene.logit_opacities)
     times = []
     for done, view in enumerate(views, start=1):
-        for instance, weight in _view_votes(scene, view, backend).items():
+        found, shown = _view_votes(scene, view, backend)
+        for instance, weight in found.items():
             votes[instance] = votes[instance] + weight if instance in votes else weight
+        visible = torch.maximum(visible, shown)
         times.append(view.time)
         if progress:
             progress(done)
     if not votes:
         raise ValueError("views must hold at least one mask, got none")
     ids = sorted(votes)
-    table = torch.stack([votes[k] for k in ids], 1)  # [N, K]
-    seen = table.sum(1) > SEEN
-    best = table.argmax(1)
-    best[~seen] = _nearest(scene, seen, best, times)
-    instances = torch.tensor(ids, dtype=torch.int32, device=best.device)[best]
+    table = torch.stack([votes[k] * (BACKGROUND_WEIGHT if k == 0 else 1.0) for k in ids], 1)  # [N, K]
+    seen = visible >= SHOWN
+    paths = torch.cat([scene.at(t).means for t in np.linspace(min(times), max(times), PATH_TIMES).tolist()], 1)
+    numbers = torch.tensor(ids, dtype=torch.int32, device=table.device)
+    instances = of_neighbours(paths, seen, numbers[table.argmax(1)])
     after = split_handles(scene, instances)
     counts = {k: int((instances == k).sum()) for k in ids}
     handles = tuple(0 if s.rig is None else len(s.rig) for s in (scene, after))
     return Segmentation(after, tuple(ids), counts, int((~seen).sum()), handles)  # type: ignore[arg-type]
 
 
-def _view_votes(scene: Scene4D, view: MaskedView, backend: str) -> dict[int, Tensor]:
-    """Blending weights [N] of each id that the picture shows."""
+def _view_votes(scene: Scene4D, view: MaskedView, backend: str) -> tuple[dict[int, Tensor], Tensor]:
+    """Blending weights [N] of each id that the picture shows, and how much of each Gaussian it shows [N]."""
     like = scene.means
     cameras = Cameras(
         view.cameras.world_to_cam.to(like), view.cameras.K.to(like), view.cameras.width, view.cameras.height
@@ -95,20 +99,8 @@ def _view_votes(scene: Scene4D, view: MaskedView, backend: str) -> dict[int, Ten
             places[ids == k] = column
         weights = label_votes(gaussians, cameras, places, len(part), backend)
         found |= {k: weights[:, column] for column, k in enumerate(part)}
-    return found
-
-
-def _nearest(scene: Scene4D, seen: Tensor, best: Tensor, times: list[float]) -> Tensor:
-    """For the rows that are not seen: the id of most of the seen rows with the nearest paths."""
-    if not bool(seen.any()) or bool(seen.all()):
-        return best[~seen]
-    picked = np.linspace(min(times), max(times), PATH_TIMES).tolist()
-    paths = torch.cat([scene.at(t).means for t in picked], 1).double().cpu().numpy()
-    known = seen.cpu().numpy()
-    count = min(NEIGHBOURS, int(known.sum()))
-    _, near = KDTree(paths[known]).query(paths[~known], k=count)
-    ids = best[seen].cpu()[torch.from_numpy(near.reshape(-1, count))]
-    return ids.mode(1).values.to(best.device)
+    total = sum(found.values(), torch.zeros_like(gaussians.logit_opacities))
+    return found, total / footprint(gaussians, cameras)
 
 
 def split_handles(scene: Scene4D, instances: Tensor) -> Scene4D:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from renderers.spherical_harmonics import C0
 from scene4d.edits.evaluating import Evaluator
-from scene4d.edits.lifting import lifted_share, mask_tensor, shape_mask, view_cameras
+from scene4d.edits.lifting import KNOWN, VISIBLE, lifted, mask_tensor, of_neighbours, shape_mask, view_cameras
 from scene4d.edits.selections import (
     All,
     Box,
@@ -40,6 +40,7 @@ from scene4d.edits.selections import (
 from scene4d.edits.state import Place, State, Warp
 
 MOTION_TIMES = 17  # at which motion is looked at
+PATH_FRAMES = 3  # times of masks at which neighbours are near: things that pass each other are apart at others
 MOTION_SHARE = 0.01  # of the scene's size, beyond which something moves
 SPACING_FACTOR = 3.0  # median distances of nearest neighbours that a flood jumps over
 
@@ -106,7 +107,8 @@ def _screen(state: State, select: Screen) -> Tensor:
     mask = shape_mask(select)
     cameras = view_cameras(select.view, gaussians.means)
     if not select.through:
-        return lifted_share([gaussians], [cameras], [mask]) > 0.5
+        found = lifted([gaussians], [cameras], [mask])
+        return (found.share > 0.5) & (found.visible >= VISIBLE)
     local = gaussians.means @ cameras.world_to_cam[0, :3, :3].T + cameras.world_to_cam[0, :3, 3]
     seen = local @ cameras.K[0].T
     pixels = seen[:, :2] / seen[:, 2:].clamp_min(1e-9)
@@ -120,7 +122,9 @@ def _masks(state: State, select: Masks) -> Tensor:
     evaluator = Evaluator(state)
     frames = [evaluator.at(mask.view.time) for mask in select.masks]
     cameras = [view_cameras(mask.view, frames[0].means) for mask in select.masks]
-    return lifted_share(frames, cameras, [mask_tensor(mask) for mask in select.masks]) > select.share
+    found = lifted(frames, cameras, [mask_tensor(mask) for mask in select.masks])
+    places = torch.cat([frame.means for frame in frames[:PATH_FRAMES]], 1)
+    return of_neighbours(places, found.visible >= KNOWN, (found.share > select.share).int()) > 0
 
 
 def _flood(state: State, select: Flood) -> Tensor:

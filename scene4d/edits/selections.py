@@ -217,11 +217,14 @@ def _read_mask(data: Any, depth: int) -> Mask:
 
 @dataclass(frozen=True)
 class Masks(Selection):
-    """What lies in masks of one or several views: more than `share` of what the views show of it."""
+    """What lies in masks of one or several views: more than `share` of what the views show of it.
+
+    Below a half, for Gaussians at a thing's edge reach out of its mask, and those behind it do not reach in.
+    """
 
     kind: ClassVar[str] = "masks"
     masks: tuple[Mask, ...] = field(metadata=reads(many(_read_mask)))
-    share: float = 0.5
+    share: float = 0.3
 
     def __post_init__(self) -> None:
         if not isinstance(self.masks, tuple) or not self.masks:
