@@ -38,7 +38,7 @@ EDGE = 1  # pixels of a thing's edge that are not lifted: they are half backgrou
 
 def copy_source(item: Item) -> Tensor:
     """uint8 [T, H, W, 3]."""
-    capture, views = _source(item)
+    capture, views = source_views(item)
     return torch.stack([capture.image_u8(v) for v in views])
 
 
@@ -67,7 +67,8 @@ BASELINES: dict[str, Callable[[Item], Tensor]] = {
 }
 
 
-def _source(item: Item) -> tuple[Capture, list[View]]:
+def source_views(item: Item) -> tuple[Capture, list[View]]:
+    """The source of an item, one view a frame. Raises InputError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CaptureWarning)
         capture = open_capture(item.source)
@@ -78,7 +79,7 @@ def _source(item: Item) -> tuple[Capture, list[View]]:
 
 
 def _layered(item: Item) -> Tensor:
-    capture, views = _source(item)
+    capture, views = source_views(item)
     frames = []
     for view in views:
         image, mask = capture.image_u8(view).numpy(), capture.mask(view)
@@ -112,7 +113,7 @@ class Cloud:
 @torch.no_grad()
 def _lifted(item: Item) -> Iterator[Tensor]:
     """Frames [H, W, 3]."""
-    capture, views = _source(item)
+    capture, views = source_views(item)
     clouds = [_cloud(capture, view) for view in views]
     still = _joined([_kept(c, c.ids == 0) for c in clouds])
     times = torch.tensor([v.time for v in views])

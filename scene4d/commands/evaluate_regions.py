@@ -95,7 +95,8 @@ def _metric_weights(path: Path | None) -> tuple[dict[str, float], str]:
     from scene4d.metrics.region_types import METRICS
 
     if path is None:
-        return dict.fromkeys(METRICS, 1.0), "equal (no votes given)"
+        parts = [name for name in METRICS if not name.startswith("whole.")]
+        return dict.fromkeys(parts, 1.0), "equal (no votes given)"
     found = read_json(path).get("weights")
     if not isinstance(found, dict) or not found:
         raise InputError(f"{path}: must hold weights, as `scene4d vote report --out` writes them")
