@@ -18,6 +18,7 @@ from scene4d import __version__
 from scene4d.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_OUT_OF_MEMORY, InputError
 
 COMMANDS = {
+    "cues": ("scene4d.commands.cues", "say what the pictures have seen of each pixel: roles, colours, confidence"),
     "doctor": ("scene4d.commands.doctor", "say what works on this machine, what does not, and how to fix it"),
     "edit": ("scene4d.commands.edit", "edit a scene: move, remove, copy, insert, retime, recolour; undo, bake"),
     "evaluate": ("scene4d.commands.evaluate", "say how near a scene is to its capture, and to the truth if known"),
@@ -27,6 +28,7 @@ COMMANDS = {
     "render": ("scene4d.commands.render", "render a scene along a camera path: video, pictures, depth, flow, ids"),
     "sample": ("scene4d.commands.sample", "write a sample capture: a synthetic world with its truth, or a real one"),
     "segment": ("scene4d.commands.segment", "make masks of some frames the instances of a scene"),
+    "video": ("editors.commands.video", "finish the video of an edited scene: keep what was seen, fill the rest"),
     "vote": ("scene4d.commands.vote", "compare edited videos by eye: write the page, read the answers"),
 }
 

@@ -53,7 +53,10 @@ class Labels:
         return (self.error <= RIGHT).astype(np.float64)
 
     def subset(self, keep: np.ndarray) -> Labels:
-        return Labels(**{n: None if (x := getattr(self, n)) is None else x[keep] for n in LABEL_ARRAYS})
+        weight = None if self.weight is None else self.weight[keep]
+        return Labels(
+            self.features[keep], self.raw[keep], self.error[keep], self.dynamic[keep], self.frame[keep], weight
+        )
 
     def digest(self) -> str:
         """sha256 of all of it."""
@@ -61,9 +64,6 @@ class Labels:
         for name in ("features", "raw", "error", "dynamic", "frame"):
             sha.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         return sha.hexdigest()
-
-
-LABEL_ARRAYS = ("features", "raw", "error", "dynamic", "frame", "weight")
 
 
 @dataclass(frozen=True)

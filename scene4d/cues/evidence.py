@@ -16,14 +16,14 @@ from torch import Tensor
 
 from scene4d.cues.geometry import completed
 from scene4d.cues.sources import Prepared
-from scene4d.cues.target import TargetFrame, surface_points
-from scene4d.cues.visibility import BEHIND, Pairs, Points, extents, look
+from scene4d.cues.target import TargetFrame, surface_normals, surface_points
+from scene4d.cues.visibility import BEHIND, Pairs, Points, extents, look, unit_columns
 
 BEST = 3  # views of which a pixel's colour is mixed: sharper than all
 ALL_VIEWS = 32  # up to so many source views are all asked for every pixel
 CLOSE_VIEWS = 12  # else so many
 STRIDE = 4  # of the coarse look at all views
-PAIRS = 1 << 19  # in flight: about 100 bytes each
+PAIRS = 1 << 16  # looked at together: what one step makes is still in the cache for the next
 HOLE_ROUNDS = 64  # pixels from the border of a hole to which depth is completed
 FADE_SECONDS = 0.5  # in which the weight of pictures of something that deforms falls by e
 
@@ -41,12 +41,12 @@ class Evidence:
     weight: Tensor  # [K, n]
     u: Tensor  # [K, n] pixels in the view
     v: Tensor  # [K, n]
-    share: Tensor  # [K, n] and what `visibility.Pairs` tells of these views
-    cosine: Tensor  # [K, n]
-    resolution: Tensor  # [K, n]
-    edge: Tensor  # [K, n]
-    gap: Tensor  # [K, n]
-    cycle: Tensor  # [K, n]
+    share: Tensor  # [K, n] difference of depth as a share of what is allowed
+    cosine: Tensor  # [K, n] of the angle between the lines of sight
+    resolution: Tensor  # [K, n] source pixels a target pixel
+    edge: Tensor  # [K, n] 1 at a jump of the source's depth to 0 away from it
+    gap: Tensor  # [K, n] seconds between the picture and the state that is shown
+    cycle: Tensor  # [K, n] target pixels between a pixel and where its source pixel's own depth puts it back
 
 
 TOP = ("u", "v", "share", "cosine", "resolution", "edge", "gap", "cycle")
@@ -61,12 +61,13 @@ def gather_evidence(prepared: Prepared, frame: TargetFrame, rows: Tensor) -> Evi
     depth = completed(frame.depth * frame.covered, HOLE_ROUNDS)
     xyz = surface_points(frame, depth)
     covered, moving = frame.covered.reshape(-1), frame.moving.reshape(-1)
+    normals = surface_normals(frame, xyz)
     evidence = _empty(len(xyz), xyz)
     times = [float(t) for t in prepared.views.times[rows]]
     for group, carried in ((covered & ~moving, False), (covered & moving, True)):
         pixels = group.nonzero()[:, 0]
         if len(pixels):
-            points = _points(prepared, frame, pixels, xyz[pixels], times if carried else None)
+            points = _points(frame, pixels, xyz[pixels], normals[pixels], times if carried else None)
             _store(evidence, pixels, _ask(prepared, rows, points, frame, pixels))
     rest = (moving | ~covered).nonzero()[:, 0]
     if len(rest):  # where the surface is now, not where it was: the extent is a matter of the shown world
@@ -95,25 +96,29 @@ def _empty(n: int, like: Tensor) -> Evidence:
     )
 
 
-def _points(prepared: Prepared, frame: TargetFrame, pixels: Tensor, xyz: Tensor, times: list[float] | None) -> Points:
+def _points(frame: TargetFrame, pixels: Tensor, xyz: Tensor, normals: Tensor, times: list[float] | None) -> Points:
     """The surface points of some pixels: where they are, or where each view at its time has to look for them."""
     center = frame.camera.centers.to(xyz)
     camera_z = frame.depth.reshape(-1)[pixels]
     focal = float((frame.camera.K[0, 0, 0] * frame.camera.K[0, 1, 1]).sqrt())
     distance = (xyz - center).norm(dim=1)
     if times is None:
-        at, eyes = xyz.T.contiguous()[None], center.T[None]
+        at, eyes, carried = xyz.T.contiguous()[None], center.T[None], normals.T.contiguous()[None]
     else:
         known = {}
+        step = 0.01 * distance[:, None]  # a normal is carried along as a short line
+        three = torch.cat([xyz, center.expand_as(xyz), xyz + step * normals])
         for time in dict.fromkeys(times):
-            both = frame.back_map(pixels.repeat(2), torch.cat([xyz, center.expand_as(xyz)]), time)
-            known[time] = both.T.reshape(3, 2, -1)
+            known[time] = frame.back_map(pixels.repeat(3), three, time).T.reshape(3, 3, -1)
         at = torch.stack([known[time][:, 0] for time in times])
         eyes = torch.stack([known[time][:, 1] for time in times])
+        carried = unit_columns(torch.stack([known[time][:, 2] for time in times]) - at)
+        carried = carried * (normals != 0).any(1)
     fading = frame.flag("deforming").reshape(-1)[pixels].float() / FADE_SECONDS
     instances = frame.instances.reshape(-1)[pixels].to(torch.int16)
     source_times = frame.source_times.reshape(-1)[pixels].float()
-    return Points(at, eyes, instances, source_times, fading, camera_z / (focal * distance.clamp(min=1e-12)))
+    footprints = camera_z / (focal * distance.clamp(min=1e-12))
+    return Points(at, eyes, carried, instances, source_times, fading, footprints)
 
 
 def _ask(prepared: Prepared, rows: Tensor, points: Points, frame: TargetFrame, pixels: Tensor) -> Evidence:
@@ -181,20 +186,21 @@ def _weigh(prepared: Prepared, rows: Tensor, positions: Tensor, points: Points) 
     if len(chosen) == 0 or n == 0:
         return _empty(n, points.footprints)
     step = max(1, PAIRS // len(chosen))
-    blocks = [_reduced(chosen, look(prepared, chosen, points.part(slice(i, i + step)))) for i in range(0, n, step)]
+    blocks = [_reduced(prepared, chosen, points.part(slice(i, i + step))) for i in range(0, n, step)]
     if len(blocks) == 1:
         return blocks[0]
     return Evidence(*(torch.cat([getattr(b, f.name) for b in blocks], -1) for f in fields(Evidence)))
 
 
-def _reduced(chosen: Tensor, pairs: Pairs) -> Evidence:
+def _reduced(prepared: Prepared, chosen: Tensor, points: Points) -> Evidence:
+    pairs = look(prepared, chosen, points)
     V, n = pairs.u.shape
     weight, index = torch.topk(pairs.weight, min(BEST, V), 0)
-    top = {name: getattr(pairs, name).gather(0, index) for name in TOP}
+    best = _of_best(prepared, pairs, points, chosen[index], index)
     view = torch.where(weight > 0, chosen[index].int(), -1)
     if V < BEST:
         missing = torch.zeros(BEST - V, n, device=weight.device)
-        top = {name: torch.cat([x, missing]) for name, x in top.items()}
+        best = {name: torch.cat([x, missing]) for name, x in best.items()}
         weight, view = torch.cat([weight, missing]), torch.cat([view, missing.int() - 1])
     return Evidence(
         count=pairs.visible.sum(0, dtype=torch.int32),
@@ -204,8 +210,31 @@ def _reduced(chosen: Tensor, pairs: Pairs) -> Evidence:
         total=pairs.weight.sum(0),
         view=view,
         weight=weight,
-        **top,
+        **best,
     )
+
+
+def _of_best(prepared: Prepared, pairs: Pairs, points: Points, views: Tensor, index: Tensor) -> dict[str, Tensor]:
+    """What is told of the best views [K, n], whose positions among the pairs are `index`."""
+
+    def pick(name: str) -> Tensor:
+        x = getattr(pairs, name)
+        return x.gather(0, index) if x.shape[0] == pairs.u.shape[0] else x.expand(index.shape)
+
+    ratio, cosine = pick("ratio"), pick("cosine")
+    # from the point to where D puts it, along the source's line of sight; of that, what the target sees from the side
+    off = (1 / ratio.clamp(min=1e-6) - 1).abs() * pick("distance")
+    cycle = off * (1 - cosine.square()).clamp(min=0).sqrt() / (pick("sight") * points.footprints)
+    return {
+        "u": pick("u"),
+        "v": pick("v"),
+        "share": (ratio - 1).abs() / pick("allowed"),
+        "cosine": cosine,
+        "resolution": pick("resolution"),
+        "edge": pick("edge"),
+        "gap": (prepared.times[views] - points.times).abs(),
+        "cycle": cycle,
+    }
 
 
 def _store(evidence: Evidence, pixels: Tensor, part: Evidence) -> None:

@@ -19,7 +19,7 @@ from scene4d.cues.appearance import FILL_REACH, fill, sample_cue
 from scene4d.cues.calibration import Calibration
 from scene4d.cues.evidence import Evidence, gather_evidence
 from scene4d.cues.features import feature_maps, raw_confidence
-from scene4d.cues.geometry import inverse_depth
+from scene4d.cues.geometry import inverse_depth, mended
 from scene4d.cues.roles import PRESERVE, RoleFilter, RoleOptions, Roles, decide_roles, inside_extent
 from scene4d.cues.sources import Prepared
 from scene4d.cues.target import TargetFrame, surface_points
@@ -96,6 +96,8 @@ def draft_cue(
 ) -> Draft:
     """Everything that does not depend on other frames."""
     rows = torch.arange(len(prepared), device=frame.depth.device) if rows is None else rows
+    if prepared.options.mend:
+        frame = replace(frame, depth=mended(frame.depth, frame.instances))
     evidence = gather_evidence(prepared, frame, rows)
     xyz = surface_points(frame)
     roles = decide_roles(frame, evidence, inside_extent(frame, evidence, xyz, options.roles), options.roles)

@@ -63,6 +63,31 @@ def flying(depth: Tensor, edge: Tensor) -> Tensor:
     return (dilate(edge, 1) & between) | (depth <= 0)
 
 
+def mended(depth: Tensor, instances: Tensor, rounds: int = 2) -> Tensor:
+    """[H, W] depth whose flying pixels take that of a neighbour of their own instance: of the 3x3 pixels around them
+    that do not fly, the one nearest in depth. Where there is none after `rounds`, depth stays."""
+    H, W = depth.shape
+    loose = flying(depth, edges(inverse_depth(depth))) & (depth > 0)
+    found = depth.clone()
+    for _ in range(rounds):
+        rows, columns = loose.nonzero().unbind(1)
+        if len(rows) == 0:
+            break
+        own, best = depth[rows, columns], torch.full_like(depth[rows, columns], torch.inf)
+        taken = own.clone()
+        for i in (-1, 0, 1):
+            for j in (-1, 0, 1):
+                r, c = (rows + i).clamp(0, H - 1), (columns + j).clamp(0, W - 1)
+                usable = ~loose[r, c] & (found[r, c] > 0) & (instances[r, c] == instances[rows, columns])
+                distance = torch.where(usable, (found[r, c] - own).abs(), torch.inf)
+                taken = torch.where(distance < best, found[r, c], taken)
+                best = torch.minimum(best, distance)
+        found[rows, columns] = taken
+        loose = loose.clone()
+        loose[rows, columns] = best.isinf()
+    return found
+
+
 def dilate(mask: Tensor, radius: int) -> Tensor:
     """bool: True within `radius` pixels along rows and columns (a square) of a True pixel."""
     if radius <= 0:

@@ -84,8 +84,7 @@ def weighed(labels: Labels, angles: np.ndarray) -> Labels:
 
 def calibrate(labels: Labels, hashes: Mapping[str, str] | None = None) -> Calibration:
     """A calibration made from three of four views; the others tell how good it is."""
-    frames = np.unique(labels.frame)
-    held = np.isin(labels.frame, frames[HELD_OUT - 1 :: HELD_OUT])
+    frames, held = np.unique(labels.frame), held_out(labels)
     calibration = fit_calibration(labels.subset(~held), hashes)
     report: dict[str, Any] = {
         "labels": len(labels.raw),
@@ -94,6 +93,12 @@ def calibrate(labels: Labels, hashes: Mapping[str, str] | None = None) -> Calibr
         "held_out": assess_labels(calibration, labels.subset(held)) if held.any() else None,
     }
     return replace(calibration, report=report)
+
+
+def held_out(labels: Labels) -> np.ndarray:
+    """bool [m]: of the views that are kept from the calibration."""
+    frames = np.unique(labels.frame)
+    return np.isin(labels.frame, frames[HELD_OUT - 1 :: HELD_OUT])
 
 
 def predicted(calibration: Calibration, labels: Labels) -> np.ndarray:

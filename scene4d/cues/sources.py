@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from renderers import Cameras
-from scene4d.cues.geometry import edges, flying, inverse_depth, nearness, slopes
+from scene4d.cues.geometry import edges, flying, inverse_depth, mended, nearness, slopes
 
 EDGE_REACH = 4  # pixels from a jump of depth at which a source pixel no longer counts as near one
+EDGE_MASK, BENT_MARK, INSTANCE_SHIFT = 0xFF, 0x100, 9  # parts of a pixel's marks
 BLOCK = 8  # views whose maps are made together
 
 
@@ -23,7 +24,8 @@ class VisibilityOptions:
 
     tolerance: float = 0.02  # tau_0: relative difference of depth
     slope_factor: float = 0.75  # kappa: share of the local range of depth that is added to it
-    drop_flying: bool = True  # distrust source pixels next to a jump of depth: their depth is of neither side
+    drop_flying: bool = True  # distrust source pixels at a jump of depth whose depth is of neither side
+    mend: bool = True  # first give such pixels, also the target's, the depth of a neighbour of their own instance
 
     def __post_init__(self) -> None:
         if not 0 < self.tolerance < 1:
@@ -119,9 +121,7 @@ class Prepared:
     times: Tensor  # [S] float32
     inverse: Tensor  # [S H W] 1/z
     allowed: Tensor  # [S H W] relative difference of depth that is allowed: negative where the pixel is not trusted
-    bent: Tensor  # [S H W] bool: an edge, where 1/z is not interpolated
-    instances: Tensor  # [S H W] int16
-    edge: Tensor  # [S H W] uint8 255 at an edge to 0 at EDGE_REACH pixels from it
+    marks: Tensor  # [S H W] int32: instance, whether the pixel lies at an edge, how near it is to one, see `_marks`
     gains: Tensor = field(default_factory=lambda: torch.ones(0, 3))  # [S, 3]
 
     def __len__(self) -> int:
@@ -129,26 +129,27 @@ class Prepared:
 
 
 def prepare(views: SourceViews, options: VisibilityOptions | None = None) -> Prepared:
-    """The look-up maps of source views: about 14 bytes a pixel besides the views themselves."""
+    """The look-up maps of source views: 12 bytes a pixel besides the views themselves."""
     options = options or VisibilityOptions()
     S, H, W = views.depth.shape
     device = views.depth.device
     sizes = torch.tensor([views.size(s) for s in range(S)], dtype=torch.float32, device=device)
     inverse = torch.empty(S, H, W, device=device)
     allowed = torch.empty(S, H, W, device=device)
-    bent = torch.empty(S, H, W, dtype=torch.bool, device=device)
-    edge = torch.empty(S, H, W, dtype=torch.uint8, device=device)
+    marks = torch.empty(S, H, W, dtype=torch.int32, device=device)
     for first in range(0, S, BLOCK):
         part = slice(first, first + BLOCK)
         depth = views.depth[part].float()
         if views.valid is not None:
             depth = depth.masked_fill(~views.valid[part], 0.0)
+        if options.mend:
+            depth = torch.stack([mended(d, i) for d, i in zip(depth, views.instances[part], strict=True)])
         inverse[part] = inverse_depth(depth)
-        bent[part] = edges(inverse[part])
-        tolerance = options.tolerance + options.slope_factor * slopes(depth, bent[part])
-        untrusted = flying(depth, bent[part]) if options.drop_flying else depth <= 0
+        bent = edges(inverse[part])
+        tolerance = options.tolerance + options.slope_factor * slopes(depth, bent)
+        untrusted = flying(depth, bent) if options.drop_flying else depth <= 0
         allowed[part] = torch.where(untrusted, -tolerance, tolerance)
-        edge[part] = (nearness(bent[part], EDGE_REACH) * 255).to(torch.uint8)
+        marks[part] = _marks(views.instances[part], bent)
     gains = torch.ones(S, 3, device=device) if views.gains is None else views.gains.to(device).float()
     return Prepared(
         views=views,
@@ -160,8 +161,13 @@ def prepare(views: SourceViews, options: VisibilityOptions | None = None) -> Pre
         times=views.times.float().to(device),
         inverse=inverse.reshape(-1),
         allowed=allowed.reshape(-1),
-        bent=bent.reshape(-1),
-        instances=views.instances.to(torch.int16).reshape(-1),
-        edge=edge.reshape(-1),
+        marks=marks.reshape(-1),
         gains=gains,
     )
+
+
+def _marks(instances: Tensor, bent: Tensor) -> Tensor:
+    """int32: EDGE_MASK at an edge to 0 at EDGE_REACH pixels from it, BENT_MARK at an edge (where 1/z is not
+    interpolated), and the instance above."""
+    edge = (nearness(bent, EDGE_REACH) * EDGE_MASK).int()
+    return (instances.int() << INSTANCE_SHIFT) | (bent.int() * BENT_MARK) | edge

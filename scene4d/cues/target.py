@@ -65,3 +65,30 @@ def surface_points(frame: TargetFrame, depth: Tensor | None = None) -> Tensor:
     like = Cameras(camera.world_to_cam.double(), camera.K.double(), camera.width, camera.height)
     depth = frame.depth if depth is None else depth
     return unproject(depth[None].double(), like)[0].reshape(-1, 3).to(frame.depth.dtype)
+
+
+def surface_normals(frame: TargetFrame, xyz: Tensor) -> Tensor:
+    """[H W, 3] unit normals of the surface `xyz` [H W, 3], towards the camera; 0 where there is none.
+
+    Along either axis the neighbour whose depth differs less is taken, so that an outline keeps its own side's.
+    """
+    H, W = frame.depth.shape
+    points, depth = xyz.reshape(H, W, 3), frame.depth
+    across = _nearer_step(points, depth, 1)
+    normal = torch.linalg.cross(_nearer_step(points, depth, 0), across).reshape(-1, 3)
+    sight = xyz - frame.camera.centers.to(xyz)
+    away = (normal * sight).sum(1, keepdim=True) > 0
+    normal = torch.nn.functional.normalize(torch.where(away, -normal, normal), dim=1)
+    return normal * frame.covered.reshape(-1, 1)
+
+
+def _nearer_step(points: Tensor, depth: Tensor, axis: int) -> Tensor:
+    """[H, W, 3] the step from the pixel before or to the pixel after along an axis, whichever changes depth less."""
+    if depth.shape[axis] < 2:
+        return torch.zeros_like(points)
+    steps, change = points.diff(dim=axis), depth.diff(dim=axis).abs()
+    first, last = steps.narrow(axis, 0, 1), steps.narrow(axis, steps.shape[axis] - 1, 1)
+    endless = torch.full_like(change.narrow(axis, 0, 1), torch.inf)
+    before, after = torch.cat([first, steps], axis), torch.cat([steps, last], axis)
+    closer = torch.cat([change, endless], axis) <= torch.cat([endless, change], axis)
+    return torch.where(closer[..., None], after, before)

@@ -2,7 +2,8 @@
 
     u = proj(K_s, T_s X_s),  z its depth,  D its depth in the source view (1/D bilinear off edges, nearest on edges)
     r = |z - D| / D
-    visible = u in the image, z > near, r <= tolerance + slope factor * slope, same instance, pixel not flying
+    visible = u in the image, z > near, r <= tolerance + slope factor * slope, same instance, pixel not flying,
+              surface faces the camera
 
     weight = visible exp(-(r / allowed)^2) max(cos, 0)^8 min(1, resolution) exp(-4 edge) exp(-gap / T if deforming)
 
@@ -20,12 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scene4d.cues.sources import Prepared
+from scene4d.cues.sources import BENT_MARK, EDGE_MASK, INSTANCE_SHIFT, Prepared
 
 NEAR = 1e-3  # scene units: nothing nearer to a camera is seen
 ANGLE_POWER = 8  # of the cosine: a quarter of the weight at 33 degrees
 EDGE_FALLOFF = 4.0
 LEAST_WEIGHT = 1e-6  # of what is visible: the only view of a pixel is used however poor it is
+AVERTED = 0.05  # sine of the angle by which an estimated normal may look away from a camera that sees the surface
 HIDING = 0.25  # share of the surrounding pixels that may be of something nearer
 DOUBT = 2.0  # times the allowed difference: beyond it a point is not even nearly visible
 BEHIND = -1e6  # pixels: signed distance to the border of the image for what is behind the camera
@@ -37,6 +39,7 @@ class Points:
 
     xyz: Tensor  # [V or 1, 3, n] where each view has to look
     eyes: Tensor  # [V or 1, 3, n or 1] the target's camera centre, carried along with the surface
+    normals: Tensor  # [V or 1, 3, n] unit, towards the eyes; 0 = not known
     instances: Tensor  # [n] int16
     times: Tensor  # [n] seconds of the source at which the surface was in the state that is shown
     fading: Tensor  # [n] 1 / seconds: how quickly other times lose weight; 0 for what is rigid
@@ -48,6 +51,7 @@ class Points:
         return Points(
             self.xyz[..., chosen],
             eyes,
+            self.normals[..., chosen],
             self.instances[chosen],
             self.times[chosen],
             self.fading[chosen],
@@ -58,7 +62,8 @@ class Points:
         """For the views with the indices `rows` among all for which the points were carried along."""
         xyz = self.xyz if self.xyz.shape[0] == 1 else self.xyz[rows]
         eyes = self.eyes if self.eyes.shape[0] == 1 else self.eyes[rows]
-        return Points(xyz, eyes, self.instances, self.times, self.fading, self.footprints)
+        normals = self.normals if self.normals.shape[0] == 1 else self.normals[rows]
+        return Points(xyz, eyes, normals, self.instances, self.times, self.fading, self.footprints)
 
 
 @dataclass(frozen=True)
@@ -67,48 +72,46 @@ class Pairs:
 
     u: Tensor  # [V, n] pixels
     v: Tensor  # [V, n]
+    z: Tensor  # [V, n]
     visible: Tensor  # [V, n] bool
     nearly: Tensor  # [V, n] bool: visible, or would be with twice the tolerance and flying pixels taken as they are
     extent: Tensor  # [V, n] pixels to the border of the image, negative outside
     weight: Tensor  # [V, n] 0 to 1
-    share: Tensor  # [V, n] r as a share of what is allowed
+    ratio: Tensor  # [V, n] z / D
+    allowed: Tensor  # [V, n] what |z / D - 1| may be
     cosine: Tensor  # [V, n]
     resolution: Tensor  # [V, n] source pixels a target pixel
     edge: Tensor  # [V, n] 0 to 1
-    gap: Tensor  # [V, n] seconds
-    cycle: Tensor  # [V, n] target pixels between a pixel and where its source pixel's own depth puts it back
+    distance: Tensor  # [V, n] from the source's camera
+    sight: Tensor  # [V or 1, n] from the carried eye
 
 
 def look(prepared: Prepared, rows: Tensor, points: Points) -> Pairs:
     """All pairs of the views `rows` [V] with the points, which were carried along for these views."""
     z, u, v, extent = _project(prepared.projections[rows], points.xyz, prepared.sizes[rows])
-    inside = extent > 0
     width = prepared.views.depth.shape[2]
     start = (rows * (prepared.views.depth.shape[1] * width)).to(torch.int32)[:, None]
     limit = prepared.sizes[rows][:, :, None] - 1
     column, line = u.clamp(min=0).minimum(limit[:, 0]).int(), v.clamp(min=0).minimum(limit[:, 1]).int()
     nearest = (start + line * width + column).reshape(-1)
     allowed = prepared.allowed.index_select(0, nearest).view_as(u)
-    same = prepared.instances.index_select(0, nearest).view_as(u) == points.instances
-    inverse, hidden = _interpolated(prepared, start, u, v, limit, nearest, z)
-    ratio = z * inverse  # z / D
+    marks = prepared.marks.index_select(0, nearest).view_as(u)  # instance, edge and whether it is bent, in one look-up
+    inverse, hidden = _interpolated(prepared, start, (u, v, z), limit, nearest, marks)
+    distance, sight, cosine, facing = _angles(points, prepared.centers[rows])
+    same = ((marks >> INSTANCE_SHIFT) == points.instances.int()) & (extent > 0) & facing & ~hidden
+    ratio = z * inverse
     difference = (ratio - 1).abs()
-    same = same & inside & ~hidden
-    limits = allowed.abs()
     visible = same & (difference <= allowed)
-    nearly = same & (difference <= DOUBT * limits)
-    edge = prepared.edge.index_select(0, nearest).view_as(u) * (1 / 255)
-    ray, sight, cosine = _angles(points, prepared.centers[rows])
-    pixel = sight * points.footprints  # size of a target pixel on the surface, in units of the source
-    resolution = prepared.focals[rows][:, None] / z * pixel
-    gap = (prepared.times[rows][:, None] - points.times).abs()
-    share = difference / limits
-    exponent = share.square() + EDGE_FALLOFF * edge + gap * points.fading
+    allowed = allowed.abs()
+    nearly = same & (difference <= DOUBT * allowed)
+    edge = (marks & EDGE_MASK) * (1 / EDGE_MASK)
+    resolution = prepared.focals[rows][:, None] * (sight * points.footprints) / z
+    exponent = (difference / allowed).square() + EDGE_FALLOFF * edge
+    if bool((points.fading > 0).any()):
+        exponent = exponent + (prepared.times[rows][:, None] - points.times).abs() * points.fading
     weight = torch.exp(-exponent) * cosine.clamp(min=0).square().square().square() * resolution.clamp(max=1)
-    off = difference / ratio.clamp(min=1e-6) * ray  # from the point to where D puts it, along the source's ray
-    cycle = off * (1 - cosine.square()).clamp(min=0).sqrt() / pixel
     weight = torch.where(visible, weight.clamp(min=LEAST_WEIGHT), 0.0)
-    return Pairs(u, v, visible, nearly, extent, weight, share, cosine, resolution, edge, gap, cycle)
+    return Pairs(u, v, z, visible, nearly, extent, weight, ratio, allowed, cosine, resolution, edge, distance, sight)
 
 
 def extents(prepared: Prepared, rows: Tensor, xyz: Tensor, far: bool = False) -> Tensor:
@@ -138,11 +141,12 @@ def _project(P: Tensor, xyz: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _interpolated(
-    prepared: Prepared, start: Tensor, u: Tensor, v: Tensor, limit: Tensor, nearest: Tensor, z: Tensor
+    prepared: Prepared, start: Tensor, uvz: tuple[Tensor, Tensor, Tensor], limit: Tensor, nearest: Tensor, marks: Tensor
 ) -> tuple[Tensor, Tensor]:
     """1/D at the pixels: bilinear, and that of the nearest pixel at edges; and whether a point at an edge is to be
     taken as hidden: more than a quarter of the four pixels around it, by their bilinear weights, is of something
     nearer."""
+    u, v, z = uvz
     width = prepared.views.depth.shape[2]
     x = (u - 0.5).clamp(min=0).minimum(limit[:, 0])
     y = (v - 0.5).clamp(min=0).minimum(limit[:, 1])
@@ -154,7 +158,7 @@ def _interpolated(
     taps = [prepared.inverse.index_select(0, corner + offset).view_as(u) for offset in (0, step, down, down + step)]
     inverse = _bilinear(taps, x, y)
     hidden = torch.zeros_like(u, dtype=torch.bool)
-    bent = prepared.bent.index_select(0, nearest).nonzero()[:, 0]  # few: looked at one by one
+    bent = (marks & BENT_MARK).reshape(-1).nonzero()[:, 0]  # few: looked at one by one
     if len(bent):
         at = nearest[bent]
         inverse.view(-1)[bent] = prepared.inverse.index_select(0, at)
@@ -170,13 +174,30 @@ def _bilinear(taps: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
     return torch.lerp(upper, lower, y)
 
 
-def _angles(points: Points, centers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distances to the source's camera and to the carried eye, and the cosine between the lines of sight."""
-    ray = points.xyz - centers[:, :, None]
-    sight = points.xyz - points.eyes
-    length, distance = _norm(ray), _norm(sight)
-    dot = (ray[:, 0] * sight[:, 0]).addcmul_(ray[:, 1], sight[:, 1]).addcmul_(ray[:, 2], sight[:, 2])
-    return length, distance, dot / (length * distance).clamp(min=1e-12)
+def _angles(points: Points, centers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Distances to the source's camera and to the carried eye, the cosine between the lines of sight, and whether the
+    surface faces the source's camera: just behind an outline depth alone cannot tell the far side from the near one."""
+    if points.xyz.shape[0] > 1:
+        ray, sight = points.xyz - centers[:, :, None], points.xyz - points.eyes
+        distance, far = _norm(ray), _norm(sight)
+        facing = _dot(points.normals, ray) <= AVERTED * distance
+        return distance, far, _dot(ray, sight) / (distance * far).clamp(min=1e-12), facing
+    # as seen from the one eye, a matrix product gives all views at once
+    sight, aside = points.xyz[0] - points.eyes[0], centers - points.eyes[0].T
+    square, along = sight.square().sum(0), aside @ sight  # [n], [V, n]
+    distance = (square - 2 * along + aside.square().sum(1, keepdim=True)).clamp(min=1e-12).sqrt()
+    far = square.sqrt()
+    facing = (points.normals[0] * sight).sum(0) - aside @ points.normals[0] <= AVERTED * distance
+    return distance, far[None], (square - along) / (distance * far).clamp(min=1e-12), facing
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a[:, 0] * b[:, 0]).addcmul_(a[:, 1], b[:, 1]).addcmul_(a[:, 2], b[:, 2])
+
+
+def unit_columns(x: Tensor) -> Tensor:
+    """[V, 3, n] vectors of length 1."""
+    return x / _norm(x).clamp(min=1e-12)[:, None]
 
 
 def _norm(x: Tensor) -> Tensor:
