@@ -15,11 +15,14 @@ from scene4d.fitting.model import Model, gather
 
 DEAD = 0.005  # opacity
 GROWTH = 1.10  # at most, each time
+MOVING_SHARE = 0.4  # of Gaussians, for what moves
 MOST_COPIES = 51  # as in the authors' code
 
 
 def relocate(model: Model, cap: int, need: Tensor, generator: torch.Generator) -> tuple[int, int]:
     """Move dead Gaussians to, and add new ones at, Gaussians drawn by `need` [N] >= 0; returns how many.
+
+    What moves gets a fixed share of them: it is small in most pictures, and what one looks at.
 
     A Gaussian that becomes k equal ones keeps the picture as it was (equation 9): opacity 1 - (1 - o)^(1/k), and
     smaller scales.
@@ -32,9 +35,12 @@ def relocate(model: Model, cap: int, need: Tensor, generator: torch.Generator) -
     N = len(model)
     added = max(0, min(cap, int(N * GROWTH)) - N)
     count = len(dead) + added
-    weights = (need[alive] * opacities[alive]).cpu().double() + 1e-12
     if not count:
         return 0, 0
+    weights = (need[alive] * opacities[alive]).cpu().double() + 1e-12
+    moves = model.ids["instances"][alive].cpu() > 0
+    for group, share in ((moves, MOVING_SHARE), (~moves, 1 - MOVING_SHARE)):
+        weights[group] *= share / weights[group].sum().clamp_min(1e-300)
     drawn = alive.cpu()[torch.multinomial(weights, count, replacement=True, generator=generator)]
     copies = torch.bincount(drawn, minlength=N).to(opacities.device)  # new ones at each
     rows = torch.cat([torch.arange(N), torch.zeros(added, dtype=torch.int64)])

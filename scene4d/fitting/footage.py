@@ -18,6 +18,8 @@ from scene4d.captures import Capture, View
 from scene4d.errors import InputError
 
 CACHE_BYTES = 2 << 30
+BOX_MARGIN = 16  # pixels: more than the windows of SSIM reach
+MOST_OF_PICTURE = 0.6  # a larger box saves too little
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +31,28 @@ class Shot:
     weights: Tensor | None  # [H, W] 0 = no picture there (black bars, other objects than the scene)
     instances: Tensor | None  # [H, W] int32, 0 = background; None without masks
     depth: Tensor | None  # [H, W] z, 0 = none
+    backdrop: Tensor | None = None  # [H, W, 3] only in boxes
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of a picture, in pixels; right and bottom are not in it."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def pixels(self) -> int:
+        return (self.right - self.left) * (self.bottom - self.top)
 
 
 @dataclass(eq=False)
 class Footage:
     """Training views of a capture. `motion_masks` fill in for masks, `depth_maps` for depth, by View.key.
 
-    A depth map [H, W] of z is taken in place of the capture's own.
+    A depth map [H, W] of z is taken in place of the capture's own. `backdrops` show what is behind all that moves.
     """
 
     capture: Capture
@@ -43,8 +60,10 @@ class Footage:
     device: torch.device = torch.device("cpu")
     motion_masks: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # View.key -> bool [H, W]
     depth_maps: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    backdrops: dict[str, Tensor] = field(default_factory=dict)  # camera that stands still -> [H, W, 3]
     triangulated: Tensor | None = None  # [P, 3] world, once it was found, where the capture has no points
     _cache: dict[tuple, Tensor | None] = field(default_factory=dict)
+    _boxes: dict[tuple[str, int], Box | None] = field(default_factory=dict)
     _bytes: int = 0
 
     @property
@@ -99,13 +118,29 @@ class Footage:
             self._bytes += size
         return self._cache[key]
 
-    def shot(self, view: View, shrink: int = 1) -> Shot:
-        """A view at 1 / `shrink` of its size, on the device."""
-        image, valid = self.image_u8(view).to(self.device).float().div_(255.0), self.valid(view)
-        ids, depth = self.instances(view), self.depth(view)
+    def moving_box(self, view: View) -> Box | None:
+        """Where something moves in a view, with some room around it; None without masks, or where that is most of it.
+
+        Corners are at multiples of 4 pixels, so that a box can be shrunk as the whole picture is.
+        """
+        if view.key not in self._boxes:
+            self._boxes[view.key] = _box_around(self.instances(view))
+        return self._boxes[view.key]
+
+    def shot(self, view: View, shrink: int = 1, box: Box | None = None) -> Shot:
+        """A view, or the part of it in a box, at 1 / `shrink` of its size, on the device."""
+        layers = [self.image_u8(view), self.valid(view), self.instances(view), self.depth(view), None]
         camera = self.capture.cameras([view])
+        if box is not None:
+            layers[-1] = self.backdrops.get(view.camera)
+            layers = [None if x is None else x[box.top : box.bottom, box.left : box.right] for x in layers]
+            camera = _boxed_camera(camera, box)
+        picture, valid, ids, depth, backdrop = layers
+        assert picture is not None
+        image = picture.to(self.device).float().div_(255.0)
         if shrink > 1:
             image, camera = _shrunk(image, shrink), _shrunk_camera(camera, shrink)
+            backdrop = None if backdrop is None else _shrunk(backdrop, shrink)
             pick = slice(shrink // 2, None, shrink)
             size = image.shape[:2]
             ids = None if ids is None else ids[pick, pick][: size[0], : size[1]]
@@ -121,12 +156,35 @@ class Footage:
             weights,
             None if ids is None else ids.to(self.device),
             None if depth is None else depth.to(self.device),
+            None if backdrop is None else backdrop.to(self.device),
         )
 
 
 def _shrunk(image: Tensor, shrink: int) -> Tensor:
     """Means of blocks of `shrink` x `shrink` pixels; a rest at the right and lower border is dropped."""
     return F.avg_pool2d(image.movedim(-1, 0)[None], shrink)[0].movedim(0, -1).contiguous()
+
+
+def _boxed_camera(camera: Cameras, box: Box) -> Cameras:
+    K = camera.K.clone()
+    K[:, 0, 2] -= box.left
+    K[:, 1, 2] -= box.top
+    return Cameras(camera.world_to_cam, K, box.right - box.left, box.bottom - box.top)
+
+
+def _box_around(ids: Tensor | None) -> Box | None:
+    if ids is None or not bool((ids > 0).any()):
+        return None
+    H, W = ids.shape
+    sides = []
+    for length, marked in ((H, (ids > 0).any(1)), (W, (ids > 0).any(0))):
+        inside = marked.nonzero()[:, 0]
+        low, high = int(inside[0]) - BOX_MARGIN, int(inside[-1]) + 1 + BOX_MARGIN
+        low, high = max(0, low // 4 * 4), min(length, -(-high // 4) * 4)
+        sides.append((low, high))
+    (top, bottom), (left, right) = sides
+    box = Box(left, top, right, bottom)
+    return box if box.pixels <= MOST_OF_PICTURE * H * W else None
 
 
 def _shrunk_camera(camera: Cameras, shrink: int) -> Cameras:

@@ -28,6 +28,7 @@ from scene4d.rig import Rig
 MOST_POINTS = 2000
 LEAST_OPACITY = 0.2
 SETTLE_STEPS = 80
+HOLD = 0.1  # share of the march before anything joins: the shape has to be there first
 NEWEST = 0.5  # share of the steps that look at the knots that joined last
 
 
@@ -44,7 +45,7 @@ def window_at(model: Model, origin: float, share: float) -> Window:
     times = knot_times(model)
     middle = int((times - origin).abs().argmin())
     reach = max(middle, len(times) - 1 - middle)
-    radius = min(reach, 1 + int(share * reach))
+    radius = min(reach, 1 + int(max(0.0, share - HOLD) / (1 - HOLD) * reach))
     return Window(max(0, middle - radius), min(len(times) - 1, middle + radius))
 
 

@@ -28,8 +28,10 @@ RATES = {
     "t_on": "lr_windows",
     "t_off": "lr_windows",
 }
+KNOTS = ("knot_quats", "knot_translations")
 IDS = ("labels", "instances", "handle_ids", "t_ref", "residuals", "log_softness")
 TURNS = 3.0  # radians of a handle's turn for its shift by the scene's size
+FEW_VISITS = (0.9, 0.99)  # Adam's memory, in looks at a knot: of each there are some hundred
 EPS = 1e-15  # gsplat's and 3DGS's: gradients of means are tiny
 
 
@@ -43,7 +45,7 @@ class Model:
     exposure: Tensor  # [C, 3, 4] shown rgb = e[:, :3] rgb + e[:, 3]
     size: float  # of the scene, in scene units
     duration: float = 1.0  # seconds of the capture; of use with windows
-    optimizers: dict[str, torch.optim.Adam] = field(default_factory=dict)
+    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.params["means"])
@@ -76,7 +78,7 @@ def make_model(scene: Scene4D, cameras: int, size: float, settings: FitSettings,
     rig = scene.rig
     if rig is not None:
         moved = {f.name: getattr(rig, f.name).to(device) for f in fields(rig)}
-        for name in ("knot_quats", "knot_translations"):
+        for name in KNOTS:
             moved[name] = moved[name].detach().clone().requires_grad_()
         rig = Rig(**moved)
     exposure = torch.eye(3, 4).repeat(cameras, 1, 1).to(device).requires_grad_()
@@ -86,15 +88,39 @@ def make_model(scene: Scene4D, cameras: int, size: float, settings: FitSettings,
     return model
 
 
-def make_optimizers(model: Model, settings: FitSettings) -> dict[str, torch.optim.Adam]:
+def make_optimizers(model: Model, settings: FitSettings) -> dict[str, torch.optim.Optimizer]:
     rates = {name: getattr(settings, RATES[name]) for name in model.params}
     groups = {name: [{"params": [x], "lr": rates[name]}] for name, x in model.params.items()}
-    if model.rig is not None:
-        groups["knot_quats"] = [{"params": [model.rig.knot_quats], "lr": settings.lr_knots}]
-        groups["knot_translations"] = [{"params": [model.rig.knot_translations], "lr": settings.lr_knots}]
     if settings.exposure:
         groups["exposure"] = [{"params": [model.exposure], "lr": settings.lr_exposure}]
-    return {name: torch.optim.Adam(group, eps=EPS, fused=True) for name, group in groups.items()}
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        name: torch.optim.Adam(group, eps=EPS, fused=True) for name, group in groups.items()
+    }
+    if model.rig is not None:  # a step moves only knots near its time: see `keep_near_knots`
+        for name in KNOTS:
+            knots = getattr(model.rig, name)
+            optimizers[name] = torch.optim.SparseAdam([knots], lr=settings.lr_knots, betas=FEW_VISITS, eps=EPS)
+    return optimizers
+
+
+def keep_near_knots(model: Model, t: float) -> None:
+    """Keep the gradients of the four knots around t seconds, which a pose there depends on; for lazy Adam.
+
+    With Adam a knot would go on after its frame was seen, the farther the rarer that is.
+    """
+    rig = model.rig
+    if rig is None or rig.knot_quats.grad is None:
+        return
+    count = int(rig.knot_counts[0])  # a fit gives all handles the same knots
+    after = int(torch.searchsorted(rig.knot_times[:count].detach(), t))
+    near = torch.arange(max(0, after - 2), min(count, after + 2), device=rig.knot_times.device)
+    rows = (torch.arange(len(rig), device=near.device)[:, None] * count + near).reshape(-1)
+    for name in KNOTS:
+        knots = getattr(rig, name)
+        if knots.grad is not None:
+            knots.grad = torch.sparse_coo_tensor(
+                rows[None], knots.grad[rows], knots.shape, is_coalesced=True, check_invariants=False
+            )
 
 
 def set_rates(model: Model, settings: FitSettings, done: float, caution: float) -> None:
@@ -102,7 +128,7 @@ def set_rates(model: Model, settings: FitSettings, done: float, caution: float) 
     fall = _fall(done, settings)
     # while frames join, the knots of each have the same chance
     marched = settings.march if model.rig is not None else 0.0
-    knots = settings.lr_knots * _knot_factor(model) * _fall(max(0.0, done - marched) / max(1e-9, 1 - marched), settings)
+    knots = settings.lr_knots * _fall(max(0.0, done - marched) / max(1e-9, 1 - marched), settings)
     rates = {
         "means": settings.lr_means * model.size * fall,
         "knot_translations": knots * model.size,
@@ -121,12 +147,6 @@ def set_rates(model: Model, settings: FitSettings, done: float, caution: float) 
 
 def _fall(done: float, settings: FitSettings) -> float:
     return math.exp(done * math.log(settings.lr_last)) if settings.lr_last > 0 else 1.0 - done
-
-
-def _knot_factor(model: Model) -> float:
-    """A frame moves four of k knots. Adam's steps shrink with the root of how often there is a gradient."""
-    count = 4 if model.rig is None or not len(model.rig) else int(model.rig.knot_counts[0])
-    return math.sqrt(max(1.0, count / 4))
 
 
 def gather(model: Model, rows: Tensor, fresh: Tensor) -> None:
@@ -167,7 +187,7 @@ def model_from_state(state: dict[str, Any], settings: FitSettings, device: torch
     rig = None
     if state["rig"]:
         parts = {name: x.clone().to(device) for name, x in state["rig"].items()}
-        for name in ("knot_quats", "knot_translations"):
+        for name in KNOTS:
             parts[name].requires_grad_()
         rig = Rig(**parts)
     ids = {name: x.clone().to(device) for name, x in state["ids"].items()}

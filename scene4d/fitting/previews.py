@@ -71,8 +71,8 @@ def _seen(fit: Fit, views: Sequence[View]) -> Iterator[tuple[Tensor, Tensor, Ten
     scene, options = fit.model.scene(), RasterOptions(threads=fit.settings.threads)
     for view in views:
         shot = fit.footage.shot(view)
-        rgb = rasterize(scene.at(view.time), shot.camera, options=options).image[0]
-        picture = fit.exposed(rgb, view.camera).clamp(0, 1)
+        rendering = rasterize(scene.at(view.time), shot.camera, options=options)
+        picture = fit.exposed(rendering, view.camera).clamp(0, 1)
         mask = None if shot.weights is None else shot.weights.cpu() > 0
         yield picture.cpu(), shot.image.cpu(), mask
 

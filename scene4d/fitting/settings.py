@@ -12,7 +12,7 @@ DENSIFICATIONS = ("mcmc", "default", "none")
 class FitSettings:
     """Steps, sizes and weights of a fit. Raises ValueError for values out of range."""
 
-    steps: int = 9000
+    steps: int = 6000
     long_side: int | None = 480  # pixels of the longer side; None = as captured
     max_gaussians: int = 40_000
     first_gaussians: float = 0.6  # share of them at the start
@@ -27,7 +27,7 @@ class FitSettings:
     seed: int = 0
     # coarse to fine: shares of the steps at 1/4 and at 1/2 of the size
     quarter: float = 0.0
-    half: float = 0.6
+    half: float = 0.1
     march: float = 0.35  # share of the steps in which frames join one after the other
     # learning rates: of lengths in units of the scene's size, the others absolute
     lr_means: float = 2e-4
@@ -36,7 +36,7 @@ class FitSettings:
     lr_logit_opacities: float = 3e-2
     lr_sh: float = 5e-3
     lr_handle_logits: float = 1e-2
-    lr_knots: float = 6e-4  # translations; rotations take it in radians
+    lr_knots: float = 1.5e-3  # translations; rotations take it in radians; each time that a knot is seen
     lr_exposure: float = 1e-3
     lr_windows: float = 2e-3  # of the capture's duration
     lr_last: float = 0.05  # of lengths and knots, relative to the first
@@ -83,7 +83,7 @@ class FitSettings:
 
 
 PRESETS = {
-    "draft": FitSettings(steps=1500, long_side=320, max_gaussians=15_000, sh_degree=0, handles=48),
+    "draft": FitSettings(steps=600, long_side=320, max_gaussians=15_000, sh_degree=0, handles=48),
     "standard": FitSettings(),
     "high": FitSettings(steps=30_000, long_side=1080, max_gaussians=200_000, sh_degree=2, handles=256),
 }

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from scene4d.fitting.backgrounds import add_motion_masks, find_backgrounds
+from scene4d.fitting.close import find_backdrops
 from scene4d.fitting.clouds import Cloud, join, moving_cloud, static_cloud, thinned
+from scene4d.fitting.densify import MOVING_SHARE
 from scene4d.fitting.footage import Footage, scene_size
 from scene4d.fitting.losses import HandleGraph, handle_graph
 from scene4d.fitting.monocular import add_flow_masks, anchored
@@ -27,7 +29,6 @@ OPACITY = 0.6
 WINDOW_SOFTNESS = 0.02  # of the capture's duration
 MOST_TRACKS = 4000
 LEAST_SPANS = 6  # between knots: a short capture has few frames and much motion between them
-MOVING_SHARE = 0.4  # of the Gaussians, for what moves
 STILL = 0.004  # of the scene's size: what moves less stands still
 
 
@@ -69,6 +70,7 @@ def prepare(footage: Footage) -> dict[str, Tensor]:
     backgrounds = find_backgrounds(footage)
     add_motion_masks(footage, backgrounds)
     add_flow_masks(footage)
+    footage.backdrops.update(find_backdrops(footage, backgrounds))
     return backgrounds
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from renderers import RasterOptions, Rendering, rasterize
 from renderers.photometric import photometric_loss
 from scene4d.captures import View
 from scene4d.errors import EXIT_DIVERGED
+from scene4d.fitting.close import MovingPart, moving_part, with_what_hides_it
 from scene4d.fitting.densify import add_noise, relocate
 from scene4d.fitting.footage import Footage, Shot
 from scene4d.fitting.losses import (
@@ -30,15 +32,17 @@ from scene4d.fitting.losses import (
     window_loss,
 )
 from scene4d.fitting.march import NEWEST, Window, carry_on, knot_times, window_at
-from scene4d.fitting.model import Model, model_from_state, model_state, set_rates
+from scene4d.fitting.model import Model, keep_near_knots, model_from_state, model_state, set_rates
 from scene4d.fitting.settings import FitSettings
 from scene4d.fitting.strategies import DefaultDensification
 from scene4d.fitting.track_loss import EVERY, TrackLoss
+from scene4d.scene import Scene4D
 
 REFINE_EVERY = 100  # steps
 REFINE_FROM, REFINE_TO = 0.04, 0.75  # shares of the steps
-NEED_EVERY = 4  # steps between two measurements of where the error is
+FULL_EVERY = 4  # steps: the others look only at what moves, once all frames have joined
 SKINNING_EVERY = 8  # steps; it costs as much as a small picture
+NOISE_EVERY = 4  # steps: variances add up
 NOISE = 5e5  # of the learning rate of the means (3DGS-MCMC)
 MOST_ROLLBACKS = 3
 SMALLEST_SIDE = 64  # pixels: pictures are not shrunk below it
@@ -49,6 +53,18 @@ class Diverged(RuntimeError):
     """The fit ran into numbers that are not finite, again and again."""
 
     exit_code = EXIT_DIVERGED
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A view as the present scene shows it."""
+
+    view: View
+    shot: Shot
+    rendering: Rendering
+    picture: Tensor  # [H, W, 3] as the camera shows it
+    rows: Tensor | None  # [n] int64, the Gaussians that had a say in it; None = all
+    probe: Tensor | None = None  # [N, 1] a feature; its gradient tells over what error each Gaussian was drawn
 
 
 @dataclass(eq=False)
@@ -106,7 +122,11 @@ class Fit:
         low, high = float(times[window.low]), float(times[window.high])
         gap = float(times[1] - times[0]) if len(times) > 1 else 0.0
         inside = [v for v in self.footage.views if low - 1e-6 <= v.time <= high + 1e-6] or list(self.footage.views)
-        newest = [v for v in inside if v.time <= low + gap or v.time >= high - gap]
+        sides = (
+            (window.low > 0, lambda v: v.time <= low + gap),
+            (window.high < len(times) - 1, lambda v: v.time >= high - gap),
+        )
+        newest = [v for v in inside if any(grows and new(v) for grows, new in sides)]
         pool = newest if newest and float(torch.rand((), generator=chance)) < NEWEST else inside
         return pool[int(torch.randint(0, len(pool), (), generator=chance))]
 
@@ -139,28 +159,23 @@ class Fit:
         settings, step = self.settings, self.step
         set_rates(self.model, settings, step / settings.steps, self.caution)
         self.march(step)
-        view = self.view(step)
-        shot = self.footage.shot(view, self.shrink(step, view))
-        measure = step % NEED_EVERY == 0 and settings.densification == "mcmc"
-        probe = torch.zeros(len(self.model), 1, device=shot.image.device, requires_grad=True) if measure else None
-        rendering = self.render(shot, view.time, probe)
-        picture = self.exposed(rendering.image[0], view.camera)
-        losses = self.losses(rendering, picture, shot, view)
-        if (tracks := self.track_loss(shot, view)) is not None:
-            losses["tracks"] = tracks
+        looks = self.looks(step)
+        losses = self.losses(looks)
         total = torch.stack(list(losses.values())).sum()
         value = float(total.detach())
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {step}")
-        if probe is not None and rendering.features is not None:
-            error = (picture.detach() - shot.image).abs().mean(-1)
-            error = error if shot.weights is None else error * shot.weights
-            total = total + (rendering.features[0, ..., -1] * error).sum()
+        first = looks[0]
+        if first.probe is not None and first.rendering.features is not None:
+            error = (first.picture.detach() - first.shot.image).square().mean(-1)
+            error = error if first.shot.weights is None else error * first.shot.weights
+            total = total + (first.rendering.features[0, ..., -1] * error).sum()
         if self.strategy is not None:
-            self.strategy.before_backward(rendering)
+            self.strategy.before_backward(first.rendering)
         total.backward()
-        if probe is not None and probe.grad is not None:
-            self.need = probe.grad[:, 0] if self.need is None else self.need + probe.grad[:, 0]
+        if first.probe is not None and first.probe.grad is not None:
+            self.need = first.probe.grad[:, 0] if self.need is None else self.need + first.probe.grad[:, 0]
+        keep_near_knots(self.model, first.view.time)
         for optimizer in self.model.optimizers.values():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -168,24 +183,56 @@ class Fit:
             self.strategy.after_backward(self.model)
         self.refine(step)
         self.step += 1
-        return self.scalars(losses, picture.detach(), shot)
+        return self.scalars(losses, first)
 
-    def render(self, shot: Shot, time: float, probe: Tensor | None) -> Rendering:
-        """The scene at a time, with the share of moving things and the probe as feature channels."""
-        scene = self.model.scene()
-        features = []
+    def looks(self, step: int) -> list[Look]:
+        """What a step sees: one whole picture, or, three times out of four, what moves at one time in all cameras.
+
+        Cameras that move show no background that could be put behind it: there a look at what moves is a part of one
+        whole picture, once all frames have joined.
+        """
+        view, scene = self.view(step), self.model.scene()
+        shrink = self.shrink(step, view)
+        if step % FULL_EVERY == 0 or self.strategy is not None:
+            return [self.whole_look(scene, view, self.footage.shot(view, shrink))]
+        boxes = [(v, self.footage.moving_box(v)) for v in self.footage.at(view.frame)]
+        shots = [
+            (v, self.footage.shot(v, shrink, box)) for v, box in boxes if box and v.camera in self.footage.backdrops
+        ]
+        part = moving_part(scene, view.time) if shots else None
+        if part is not None:
+            return [self.close_look(scene, part, v, shot) for v, shot in shots]
+        box = None if step < self.march_steps else self.footage.moving_box(view)
+        return [self.whole_look(scene, view, self.footage.shot(view, shrink, box), close=box is not None)]
+
+    def whole_look(self, scene: Scene4D, view: View, shot: Shot, close: bool = False) -> Look:
+        """All Gaussians, with the share of what moves and the probe as feature channels."""
+        features, probe = [], None
         if shot.instances is not None and self.settings.weight_mask > 0:
             features.append((scene.instances > 0).to(scene.means)[:, None])
-        if probe is not None:
+        if self.settings.densification == "mcmc" and not close:
+            probe = torch.zeros(len(self.model), 1, device=shot.image.device, requires_grad=True)
             features.append(probe)
         channels = torch.cat(features, 1) if features else None
-        return rasterize(scene.at(time), shot.camera, features=channels, options=self.options())
+        rendering = rasterize(scene.at(view.time), shot.camera, features=channels, options=self.options())
+        # what was not drawn had no say in the picture
+        rows = (rendering.screen.radii[0, :, 0] > 0).nonzero()[:, 0] if close else None
+        return Look(view, shot, rendering, self.exposed(rendering, view.camera), rows, probe)
 
-    def exposed(self, image: Tensor, camera: str) -> Tensor:
-        if not self.settings.exposure:
-            return image
-        matrix = self.exposures()[self._cameras[camera]]
-        return image @ matrix[:, :3].T + matrix[:, 3]
+    def close_look(self, scene: Scene4D, part: MovingPart, view: View, shot: Shot) -> Look:
+        """What moves, and what hides it, in front of the backdrop."""
+        gaussians = with_what_hides_it(part, scene, shot.camera)
+        moves = (torch.arange(len(gaussians), device=gaussians.means.device) < len(part.rows)).to(gaussians.means)
+        rendering = rasterize(gaussians, shot.camera, features=moves[:, None], options=self.options())
+        return Look(view, shot, rendering, self.exposed(rendering, view.camera, shot.backdrop), part.rows)
+
+    def exposed(self, rendering: Rendering, camera: str, backdrop: Tensor | None = None) -> Tensor:
+        """The picture [H, W, 3] that a camera shows; a backdrop is its picture already."""
+        image, alpha = rendering.image[0], rendering.alpha[0, ..., None]
+        if self.settings.exposure:
+            matrix = self.exposures()[self._cameras[camera]]
+            image = image @ matrix[:, :3].T + (matrix[:, 3] if backdrop is None else alpha * matrix[:, 3])
+        return image if backdrop is None else image + (1 - alpha) * backdrop
 
     def exposures(self) -> Tensor:
         """Colour matrices [C, 3, 4] of the capture's cameras. Their mean over those in the fit leaves colours alone, so
@@ -194,22 +241,21 @@ class Fit:
         plain = torch.eye(3, 4, device=self.model.exposure.device)
         return self.model.exposure - self.model.exposure[trained].mean(0) + plain
 
-    def losses(self, rendering: Rendering, picture: Tensor, shot: Shot, view: View) -> dict[str, Tensor]:
+    def losses(self, looks: Sequence[Look]) -> dict[str, Tensor]:
         """Weighted losses by name."""
-        settings, model = self.settings, self.model
-        found = {"rgb": photometric_loss(picture, shot.image, shot.weights, settings.weight_ssim)}
-        if shot.instances is not None and settings.weight_mask > 0 and rendering.features is not None:
-            moving = rendering.features[0, ..., 0]
-            found["mask"] = self.mask_weight(view) * mask_loss(moving, shot.instances > 0, shot.weights)
-        if shot.depth is not None and settings.weight_depth > 0:
-            found["depth"] = settings.weight_depth * depth_loss(rendering.depth[0], rendering.alpha[0], shot.depth)
-        found["opacity"] = settings.weight_opacity * model.params["logit_opacities"].sigmoid().mean()
-        found["scale"] = settings.weight_scale * model.params["log_scales"].exp().mean() / model.size
+        settings, model, first = self.settings, self.model, looks[0]
+        parts = [self.picture_losses(look) for look in looks]
+        found = {name: torch.stack([part[name] for part in parts if name in part]).mean() for name in parts[0]}
+        opacities, scales = model.params["logit_opacities"], model.params["log_scales"]
+        if first.rows is not None:
+            opacities, scales = opacities[first.rows], scales[first.rows]
+        found["opacity"] = settings.weight_opacity * opacities.sigmoid().sum() / len(model)
+        found["scale"] = settings.weight_scale * scales.exp().sum() / (3 * len(model) * model.size)
         if settings.exposure:
             found["exposure"] = EXPOSURE_PRIOR * exposure_prior(model.exposure)
         if model.rig is not None and self.graph is not None and len(self.graph.a):
             other = self.view(self.step + 1).time
-            found["rigidity"] = settings.weight_rigidity * rigidity(model.rig, self.graph, view.time, other)
+            found["rigidity"] = settings.weight_rigidity * rigidity(model.rig, self.graph, first.view.time, other)
             found["smoothness"] = settings.weight_smoothness * smoothness(model.rig, model.size)
         if "t_on" in model.params:
             window = window_loss(model.params["t_on"], model.params["t_off"], model.duration)
@@ -217,10 +263,24 @@ class Fit:
         if self.step % SKINNING_EVERY == 0 and settings.weight_skinning > 0 and "handle_logits" in model.params:
             entropy = skinning_entropy(model.params["handle_logits"], model.ids["handle_ids"])
             found["skinning"] = SKINNING_EVERY * settings.weight_skinning * (self.step / settings.steps) * entropy
+        if (tracks := self.track_loss(first)) is not None:
+            found["tracks"] = tracks
         return found
 
-    def track_loss(self, shot: Shot, view: View) -> Tensor | None:
+    def picture_losses(self, look: Look) -> dict[str, Tensor]:
+        """Those of one look: colour, and masks and depth where it has them."""
+        settings, shot, rendering = self.settings, look.shot, look.rendering
+        found = {"rgb": photometric_loss(look.picture, shot.image, shot.weights, settings.weight_ssim)}
+        if shot.instances is not None and settings.weight_mask > 0 and rendering.features is not None:
+            moving = rendering.features[0, ..., 0]
+            found["mask"] = self.mask_weight(look.view) * mask_loss(moving, shot.instances > 0, shot.weights)
+        if shot.depth is not None and settings.weight_depth > 0:
+            found["depth"] = settings.weight_depth * depth_loss(rendering.depth[0], rendering.alpha[0], shot.depth)
+        return found
+
+    def track_loss(self, look: Look) -> Tensor | None:
         """Weighted; None where it is not due. Flow shows the way at first; pictures are more exact in the end."""
+        view = look.view
         weight = self.settings.weight_tracks * (1 - 2 * self.step / self.settings.steps) * EVERY
         if weight <= 0 or self.step % EVERY or self.model.rig is None:
             return None
@@ -228,7 +288,7 @@ class Fit:
         if other is None:
             return None
         shrink = self.shrink(self.step, view)
-        return weight * self.tracks(self.model.scene(), shot, (view, other), shrink, self.options())
+        return weight * self.tracks(self.model.scene(), look.shot, (view, other), shrink, self.options())
 
     def options(self) -> RasterOptions:
         return RasterOptions(threads=self.settings.threads or os.cpu_count())
@@ -248,17 +308,22 @@ class Fit:
             if due and self.strategy.refine(self.model, self.cap, self.chance(step, salt=3)):
                 self.need = None
             return
-        rate = self.model.optimizers["means"].param_groups[0]["lr"]
-        add_noise(self.model, rate * NOISE / max(self.model.size, 1e-9), self.chance(step, salt=2))
+        if step % NOISE_EVERY == 0:
+            rate = self.model.optimizers["means"].param_groups[0]["lr"] * math.sqrt(NOISE_EVERY)
+            add_noise(self.model, rate * NOISE / max(self.model.size, 1e-9), self.chance(step, salt=2))
         if due and self.need is not None:
-            relocate(self.model, self.cap, self.need, self.chance(step, salt=3))
+            # small pictures need no more Gaussians than there are
+            cap = min(self.cap, len(self.model)) if step < self.march_steps else self.cap
+            relocate(self.model, cap, self.need, self.chance(step, salt=3))
             self.need = None
 
-    def scalars(self, losses: dict[str, Tensor], picture: Tensor, shot: Shot) -> dict[str, float]:
-        square = (picture - shot.image).square().mean(-1)
-        mse = square.mean() if shot.weights is None else (square * shot.weights).sum() / shot.weights.sum().clamp_min(1)
-        psnr = -10 * math.log10(max(float(mse), 1e-10))
-        self.psnr = psnr if self.psnr == 0 else 0.98 * self.psnr + 0.02 * psnr
+    def scalars(self, losses: dict[str, Tensor], look: Look) -> dict[str, float]:
+        if look.rows is None:  # a whole picture
+            weights = look.shot.weights
+            square = (look.picture.detach() - look.shot.image).square().mean(-1)
+            mse = square.mean() if weights is None else (square * weights).sum() / weights.sum().clamp_min(1)
+            psnr = -10 * math.log10(max(float(mse), 1e-10))
+            self.psnr = psnr if self.psnr == 0 else 0.98 * self.psnr + 0.02 * psnr
         found = {name: float(value.detach()) for name, value in losses.items()}
         return {"psnr": self.psnr, "gaussians": float(len(self.model)), **found}
 

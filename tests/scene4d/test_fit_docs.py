@@ -105,6 +105,7 @@ FIGURES = (
     f"Every {train.REFINE_EVERY} steps, from {percent(train.REFINE_FROM)} to {percent(train.REFINE_TO)} of them,",
     f"an opacity of {densify.DEAD:g} or less",
     f"up to {percent(densify.GROWTH - 1)} new ones",
+    f"Of those drawn {percent(densify.MOVING_SHARE)} are of things that move",
     f"(every {DEFAULTS.checkpoint_steps} steps, `--checkpoint-steps`)",
 )
 
@@ -117,5 +118,6 @@ def test_figure_in_the_text_is_that_of_the_code(figure: str) -> None:
 def test_counts_told_in_words_are_those_of_the_code() -> None:
     assert "Half of the steps look at the newest frames" in TEXT and train.NEWEST == 0.5
     assert "each gets four at least" in TEXT and rigging.LEAST_HANDLES == 4
-    assert "measured in every fourth step" in TEXT and train.NEED_EVERY == 4
+    assert "measured in every fourth step" in TEXT and train.FULL_EVERY == 4
+    assert "three steps out of four look only at what moves" in TEXT
     assert "in every eighth step" in TEXT and train.SKINNING_EVERY == 8

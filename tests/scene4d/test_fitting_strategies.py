@@ -12,7 +12,7 @@ from torch import Tensor
 
 from renderers import Cameras, Gaussians, Rendering, Screen, rasterize
 from scene4d.checkpoints import load_checkpoint, save_checkpoint
-from scene4d.fitting.model import Model, make_model, model_from_state, model_state
+from scene4d.fitting.model import Model, keep_near_knots, make_model, model_from_state, model_state
 from scene4d.fitting.settings import FitSettings
 from scene4d.fitting.strategies import GROW_GRADIENT, DefaultDensification
 from scene4d.rig import Rig
@@ -93,6 +93,7 @@ def fit(model: Model, growth: DefaultDensification, steps: range, cap: int, ever
         growth.before_backward(rendering)
         loss = (rendering.image[0] - truth[c]).square().mean()
         loss.backward()
+        keep_near_knots(model, 0.0)
         scores.append(-10 * math.log10(float(loss.detach())))
         for optimizer in model.optimizers.values():
             optimizer.step()
