@@ -1,0 +1,1 @@
+"""Commands of `scene4d` that need editors, one module each."""
