@@ -27,13 +27,11 @@ RADIUS = 4  # pixels that inpainting looks at around a hole
 
 def cue_inpaint(item: Item) -> Tensor:
     """uint8 [T, H, W, 3]. Raises InputError: the item is not of a world, or its source lacks depth or masks."""
-    if not (item.folder / "world.json").is_file():
-        raise InputError(f"{item.folder}: has no world.json, the cue baseline is for items of worlds")
-    source, edited = (_world(item, name) for name in ("source", "edited"))
+    source, edited = item_worlds(item)
     known = {o.name for o in source.objects}
     assets = frozenset(o.name for o in edited.objects if o.name not in known and not o.origin)
     geometry = WorldGeometry(source, edited, assets=assets)
-    prepared = prepare(_sources(item))
+    prepared = prepare(item_sources(item))
     path = load_path(item.folder / "camera_path.json")
     cameras = Cameras(path.world_to_cam, path.K, path.width, path.height)
     frames = []
@@ -46,17 +44,22 @@ def cue_inpaint(item: Item) -> Tensor:
     return torch.stack(frames)
 
 
-def _world(item: Item, name: str) -> World:
+def item_worlds(item: Item) -> tuple[World, World]:
+    """The source world and the edited one. Raises InputError: the item is not of a world."""
+    file = item.folder / "world.json"
+    if not file.is_file():
+        raise InputError(f"{item.folder}: has no world.json, baselines of cues are for items of worlds")
     try:
-        world = from_json(world_of(item)[name])
+        source, edited = (from_json(world_of(item)[name]) for name in ("source", "edited"))
     except (KeyError, TypeError, ValueError) as e:
-        raise InputError(f"{item.folder / 'world.json'}: is damaged: {str(e)[:80]}") from e
-    if not isinstance(world, World):
-        raise InputError(f"{item.folder / 'world.json'}: {name} must be a world")
-    return world
+        raise InputError(f"{file}: is damaged: {str(e)[:80]}") from e
+    if not isinstance(source, World) or not isinstance(edited, World):
+        raise InputError(f"{file}: source and edited must be worlds")
+    return source, edited
 
 
-def _sources(item: Item) -> SourceViews:
+def item_sources(item: Item) -> SourceViews:
+    """What cues need of the source. Raises InputError: it lacks cameras, depth or masks."""
     capture, views = source_views(item)
     depth, labels = [capture.depth(v) for v in views], [capture.labels(v) for v in views]
     if any(d is None for d in depth) or any(m is None for m in labels) or any(v.K is None for v in views):
