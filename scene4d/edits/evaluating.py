@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from renderers import Gaussians
-from renderers.quaternions import multiply
+from renderers.quaternions import multiply, rotate
 from scene4d.edits.clocks import warped
 from scene4d.edits.colours import linear_colours, looked_up
 from scene4d.edits.placements import IDENTITY, Similarity, placed
@@ -85,6 +85,11 @@ class Evaluator:
     def faded(self) -> Tensor:
         return self._rows_of([any(isinstance(e, Opacity) for e in chain) for chain in self.state.effects])
 
+    @cached_property
+    def _members(self) -> list[Tensor]:
+        """Rows [n] int64 of each chain."""
+        return [(self.state.chains == k).nonzero()[:, 0] for k in range(len(self.state.effects))]
+
     def _rows_of(self, flags: list[bool]) -> Tensor:
         table = torch.tensor(flags, dtype=torch.bool, device=self.state.chains.device)
         return table[self.state.chains].nonzero()[:, 0]
@@ -103,8 +108,8 @@ class Evaluator:
         rows = self.moved
         if len(rows):
             chains = self.state.chains[rows]
-            R, T, q, s = (table[chains] for table in self._tables(now))
-            moved = s[:, None] * (R @ means[rows, :, None])[..., 0] + T
+            q, T, s = (table[chains] for table in self._tables(now))
+            moved = s[:, None] * rotate(q, means[rows]) + T
             means = means.index_copy(0, rows, moved)
             quats = quats.index_copy(0, rows, multiply(q, quats[rows]))
             log_scales = log_scales.index_copy(0, rows, log_scales[rows] + s.log()[:, None])
@@ -152,7 +157,7 @@ class Evaluator:
         for k, chain in enumerate(self.state.effects):
             changes = [effect for effect in chain if isinstance(effect, Colour)]
             if changes:
-                rows = (self.state.chains == k).nonzero()[:, 0]
+                rows = self._members[k]
                 sh = sh.index_copy(0, rows, recoloured(sh[rows], changes))
         return log_scales, sh
 
@@ -170,13 +175,13 @@ class Evaluator:
         order[rows] = torch.arange(len(rows), device=rows.device)
         return order
 
-    def _tables(self, now: Sequence[ChainNow]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """R [C, 3, 3], T [C, 3], quats [C, 4] and s [C] in the scene's dtype."""
+    def _tables(self, now: Sequence[ChainNow]) -> tuple[Tensor, Tensor, Tensor]:
+        """Quats [C, 4], T [C, 3] and s [C] in the scene's dtype."""
         like = self.state.sources[0].means
         found = [chain.similarity for chain in now]
-        arrays = ([f.rotation for f in found], [f.translation for f in found], [f.quat for f in found])
-        R, T, q = (torch.as_tensor(np.stack(x), dtype=like.dtype, device=like.device) for x in arrays)
-        return R, T, q, like.new_tensor([f.scale for f in found])
+        arrays = ([f.quat for f in found], [f.translation for f in found])
+        q, T = (torch.as_tensor(np.stack(x), dtype=like.dtype, device=like.device) for x in arrays)
+        return q, T, like.new_tensor([f.scale for f in found])
 
     def _turned_sh(self, sh: Tensor, now: Sequence[ChainNow]) -> Tensor:
         """sh with the chains' rotations; the last result is kept: most placements do not turn over time."""
@@ -185,11 +190,15 @@ class Evaluator:
         R = torch.as_tensor(np.stack([chain.similarity.rotation for chain in now]))
         if self._turned is not None and not sh.requires_grad and torch.equal(self._turned[0], R):
             return self._turned[1]
-        turned = sh
+        rows, parts = [], []
         for k in range(len(now)):
             if not torch.equal(R[k], torch.eye(3, dtype=R.dtype)):
-                rows = (self.state.chains == k).nonzero()[:, 0]
-                turned = turned.index_copy(0, rows, sh_rotation(R[k], sh.shape[1]).to(sh) @ sh[rows])
+                members = self._members[k]
+                flat = sh[members].transpose(0, 1)  # [S, n, 3]: one product instead of n small ones
+                D = sh_rotation(R[k], sh.shape[1]).to(sh)
+                parts.append((D @ flat.reshape(len(D), -1)).reshape(flat.shape).transpose(0, 1))
+                rows.append(members)
+        turned = sh.index_copy(0, torch.cat(rows), torch.cat(parts)) if rows else sh
         if not turned.requires_grad:
             self._turned = (R, turned)
         return turned
