@@ -359,3 +359,26 @@ def test_block_follows_its_world_pose() -> None:
     rest = scene.means[scene.instances == BLOCK].double()
     expected = rest @ pose[:3, :3].T + pose[:3, 3]
     torch.testing.assert_close(scene.at(0.5).means[scene.instances == BLOCK].double(), expected, atol=1e-5, rtol=0)
+
+
+def test_placements_that_do_not_commute_follow_each_other_in_the_order_of_the_stack() -> None:
+    scene = random_scene(8)
+    first, second = turn_about((1.0, 0.0, 0.0), 90.0), turn_about((0.0, 0.0, 1.0), 90.0)
+    a, b = Placement((Key(move=(1.0, 0.0, 0.0), turn=first),)), Placement((Key(turn=second, scale=2.0),))
+    was, now = scene.at(0.4), edited(scene, Transform(All(), a), Transform(All(), b)).at(0.4)
+    x, y, z = was.means.unbind(1)
+    torch.testing.assert_close(now.means, 2 * torch.stack([z, x + 1, y], 1))  # (x, -z, y) + 1, then (-y, x, z)
+    axis = torch.tensor([0.3, 0.5, -0.7]).double().expand(8, 3)
+    x, y, z = rotate(unit(was.quats), axis).unbind(1)
+    torch.testing.assert_close(rotate(unit(now.quats), axis), torch.stack([z, x, y], 1))
+
+
+def test_keys_before_a_clock_are_retimed_and_keys_after_it_are_not() -> None:
+    scene = room()
+    along = Placement((Key(0.0), Key(1.0, (1.0, 0.0, 0.0))))
+    clock = TimeMap((0.0, 1.0), (1.0, 0.0))
+    block = scene.at(0.75).means[scene.instances == BLOCK]
+    for order, by in (((True, False), 0.75), ((False, True), 0.25)):
+        steps = [Transform(of(BLOCK), along) if keyed else Retime(of(BLOCK), clock) for keyed in order]
+        found = positions(edited(scene, *steps), 0.25, BLOCK)
+        torch.testing.assert_close(found, block + torch.tensor([by, 0.0, 0.0]))
