@@ -2,6 +2,8 @@
 
     C(p) = sum_s w_s I_s(u_s) / g_s / sum_s w_s        over the K best views, g_s the exposure gain of each
 
+A view with the target's own line of sight, at its own time, is used alone.
+
 Samples are bicubic. Where a target pixel covers more than two source pixels along a side they come from a smaller copy
 of the picture (a power of two, area averages), so that nothing aliases.
 
@@ -20,7 +22,9 @@ from scene4d.cues.sources import Prepared
 
 GRAY = 0.5  # where there is no cue
 FILL_REACH = 8  # pixels around what is observed that are filled from it
-FILL_LEVELS = 5
+FILL_LEVELS = 15  # halvings: enough for any picture
+SAME_SIGHT = 1e-6  # 1 - cos of 0.08 degrees
+SAME_TIME = 1e-4  # seconds
 MOST_LEVELS = 5  # of a picture: up to 1/16
 
 
@@ -37,11 +41,17 @@ def sample_cue(prepared: Prepared, evidence: Evidence, wanted: Tensor) -> tuple[
             found = sample_view(prepared, s, u[places], v[places], resolution[places])
             samples[places] = found / prepared.gains[s]
     samples = samples.view(K, n, 3)
-    weight = torch.where(used, evidence.weight, 0.0)[..., None]
+    weight = torch.where(used & _kept(evidence), evidence.weight, 0.0)[..., None]
     total = weight.sum(0).clamp(min=1e-12)
     color = (weight * samples).sum(0) / total
     spread = ((weight * (samples - color).square()).sum(0) / total).mean(-1).sqrt()
     return color, spread
+
+
+def _kept(evidence: Evidence) -> Tensor:
+    """bool [K, n]: where a view has the target's very line of sight it is used alone: its pixel is the target's."""
+    same = (evidence.view >= 0) & (evidence.cosine > 1 - SAME_SIGHT) & (evidence.gap < SAME_TIME)
+    return same | ~same.any(0)
 
 
 def sample_view(prepared: Prepared, s: int, u: Tensor, v: Tensor, resolution: Tensor) -> Tensor:
@@ -81,7 +91,7 @@ def fill(image: Tensor, known: Tensor, reach: int = FILL_REACH) -> Tensor:
     color = image.permute(2, 0, 1)[None] * weight
     stack = [(color, weight)]
     for _ in range(FILL_LEVELS):
-        if min(color.shape[2:]) < 2:
+        if max(color.shape[2:]) < 2:
             break
         color = F.avg_pool2d(color, 2, ceil_mode=True, count_include_pad=False)
         weight = F.avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
@@ -90,8 +100,7 @@ def fill(image: Tensor, known: Tensor, reach: int = FILL_REACH) -> Tensor:
     pulled = torch.where(weight > 0, color / weight.clamp(min=1e-12), GRAY)
     for color, weight in reversed(stack[:-1]):
         up = F.interpolate(pulled, color.shape[2:], mode="bilinear", align_corners=False)
-        sure = weight.clamp(max=1.0)
-        pulled = torch.where(weight > 0, color / weight.clamp(min=1e-12), up) * sure + up * (1 - sure)
+        pulled = torch.where(weight > 0, color / weight.clamp(min=1e-12), up)
     near = dilate(known, reach)
     filled = torch.where(near[..., None], pulled[0].permute(1, 2, 0), GRAY)
     return torch.where(known[..., None], image, filled)

@@ -206,7 +206,7 @@ def _reduced(prepared: Prepared, chosen: Tensor, points: Points) -> Evidence:
         count=pairs.visible.sum(0, dtype=torch.int32),
         nearly=pairs.nearly.any(0),
         extent=pairs.extent.amax(0),
-        missed=(1 - pairs.weight).prod(0),
+        missed=(1 - pairs.weight.clamp(max=1)).prod(0),
         total=pairs.weight.sum(0),
         view=view,
         weight=weight,

@@ -88,8 +88,8 @@ def inside_extent(frame: TargetFrame, evidence: Evidence, xyz: Tensor, options: 
 
 
 def _exact(preserve: Tensor, expand: Tensor) -> Tensor:
-    first = (preserve * EXACT).floor()
-    third = torch.minimum((expand * EXACT).floor(), EXACT - first)
+    first = (preserve.clamp(0, 1) * EXACT).floor()
+    third = torch.minimum((expand.clamp(0, 1) * EXACT).floor(), EXACT - first)
     return torch.stack([first, EXACT - first - third, third], -1) / EXACT
 
 
