@@ -10,6 +10,7 @@ import torch
 from renderers import Cameras
 from scene4d.cues.exact import WorldGeometry, world_frame
 from scene4d.cues.frames import make_cue
+from scene4d.cues.geometry import dilate
 from scene4d.cues.leave_one_out import calibrate
 from scene4d.cues.reliability import brier, expected_calibration_error, sparsification
 from scene4d.cues.roles import EXPAND, PRESERVE, REVEAL
@@ -75,10 +76,6 @@ def test_hard_and_soft_roles_sum_to_one_exactly(frames) -> None:
     for found in frames.values():
         for f in found:
             assert (f.cue.soft_roles.sum(-1) == 1).all() and (f.cue.soft_roles >= 0).all()
-            assert torch.equal(
-                f.cue.soft_roles[..., 0] + f.cue.soft_roles[..., 1] + f.cue.soft_roles[..., 2],
-                torch.ones(HEIGHT, WIDTH),
-            )
             assert int(f.cue.roles.max()) <= EXPAND
 
 
@@ -127,7 +124,9 @@ def test_footprint_of_a_removed_thing_is_never_preserved_by_the_thing(frames, no
             there = world[own] @ room.cameras[s].world_to_cam[0, :3, :3].T + room.cameras[s].world_to_cam[0, :3, 3]
             uv = there @ room.cameras[s].K[0].T
             u, v = (uv[:, :2] / uv[:, 2:]).long().unbind(1)
-            assert (room.prepared.views.instances[s, v, u] != BLOCK).all()
+            block = room.prepared.views.instances[s] == BLOCK
+            inner = ~dilate(~block, 2 if noisy else 0)  # 1 % of depth and 1 cm are a pixel or two
+            assert not inner[v, u].any()
 
 
 def test_identity_edit_with_its_own_frame_is_the_picture_itself() -> None:
