@@ -55,5 +55,6 @@ def _titled(picture: np.ndarray, *names: tuple[str, np.ndarray | None]) -> np.nd
         if color is not None:
             cv2.rectangle(bar, (x, 5), (x + 9, 14), tuple(int(c) for c in color), -1)
             x += 12
-        cv2.putText(bar, name, (x, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.36, INK, 1, cv2.LINE_AA)
+        room = max((step - (x - k * step)) // 6, 1) if len(names) > 1 else len(name)
+        cv2.putText(bar, name[:room], (x, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.36, INK, 1, cv2.LINE_AA)
     return np.concatenate([bar, picture], 0)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from editors.video import Carry, ClipFrame, Nearly
@@ -29,6 +30,7 @@ from scene4d.cues.rendered import look_at_gaussians
 from scene4d.edits import EditedScene
 
 LOOSER = 0.04  # relative difference of depth that `nearly` allows more than the cue does
+RIM = 4  # pixels to both sides of a thing's outline in a source picture
 POSES = 32  # times whose centres and rotations are kept
 
 
@@ -77,10 +79,19 @@ def carry_rows(poses: RowPoses, rows: Tensor, time: float) -> Carry:
     return carry
 
 
-def nearly_seen(prepared: Prepared, target: TargetFrame, looser: float = LOOSER) -> Nearly:
-    """Source pixels that show the right object at about the right depth, where the cue's closer test finds none."""
+def loosened(prepared: Prepared, looser: float = LOOSER) -> Prepared:
+    """The same source views, tested less closely by depth, and not at all near the outline of a thing: there masks and
+    depth are wrong by a few pixels, and what a thing hides would be painted with its own rim."""
+    ids = prepared.views.instances.float()[:, None]
+    reach = 2 * RIM + 1
+    largest = F.max_pool2d(ids, reach, 1, RIM)
+    rim = (largest != -F.max_pool2d(-ids, reach, 1, RIM)).reshape(-1)
     allowed = prepared.allowed
-    loose = replace(prepared, allowed=torch.where(allowed < 0, allowed - looser, allowed + looser))
+    return replace(prepared, allowed=torch.where((allowed < 0) | rim, -allowed.abs() - looser, allowed + looser))
+
+
+def nearly_seen(loose: Prepared, target: TargetFrame) -> Nearly:
+    """Source pixels that show the right object at about the right depth, where the cue's closer test finds none."""
     options = CueOptions(RoleOptions(small=0, erode=False))
 
     def nearly(asked: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,6 +112,7 @@ def scene_clip(
 ) -> Iterator[ClipFrame]:
     """The frames of a clip of the session's edited scene."""
     poses = RowPoses(session.after.edited)
+    loose = loosened(session.prepared)
     make = session.target(cameras, times)
 
     def make_clip_frame(k: int, target: TargetFrame, cue: CueFrame) -> ClipFrame:
@@ -110,7 +122,7 @@ def scene_clip(
             objects=objects,
             carry=carry_rows(poses, rows, times[k]),
             restyled=target.flag("changed"),
-            nearly=nearly_seen(session.prepared, target),
+            nearly=nearly_seen(loose, target),
         )
 
     return followed(

@@ -49,7 +49,7 @@ class ClassicalOptions:
     neighbours: int = 6  # frames that are asked for what they observed
     sure: float = 0.5  # confidence from which the cue stands alone; below, it fades to the render
     lent: float = 0.3  # confidence from which an observed pixel is lent to other frames and painted from
-    blend: bool = True  # match what is not from the cue to what is, along the seam
+    blend: bool = True  # match the render to the cue along the seam
 
     def __post_init__(self) -> None:
         for name, least in (("window", 1), ("kept", 1), ("neighbours", 0)):
@@ -85,6 +85,7 @@ class ClassicalEditor:
                 assert sheet.frame is not None
                 yield VideoFrame(sheet.image, sheet.origin, sheet.frame.cue)
             done += len(window)
+            window.clear()  # before the next is read
         if done != request.count:
             raise ValueError(f"frames must be {request.count} as count says, got {done}")
 
@@ -153,14 +154,9 @@ def _start(sheet: Sheet, options: ClassicalOptions) -> None:
         hole = hole & ~found
     sheet.image, sheet.origin, sheet.hole = image.clone(), origin, hole
     sheet.trust = torch.where(keep, cue.confidence, 0.0)
-    if options.blend:
-        matched = joined(sheet.image, _loose(sheet, cue.asset), keep, sheet.depth, sheet.objects, sheet.trust)
-        sheet.image = matched
-
-
-def _loose(sheet: Sheet, asset: Tensor) -> Tensor:
-    """Pixels whose colours may be matched to their surroundings: neither of the cue nor of an inserted thing."""
-    return ~sheet.hole & (sheet.trust <= 0) & (sheet.origin != OBSERVED) & ~asset
+    if options.blend and render is not None:  # an inserted thing and a restyled one look as they were told to
+        told = cue.asset if frame.restyled is None else cue.asset | frame.restyled
+        sheet.image = joined(sheet.image, render, shown & ~told, keep, sheet.trust)
 
 
 def _lent(sheet: Sheet, options: ClassicalOptions) -> Tensor:
