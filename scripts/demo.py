@@ -35,7 +35,7 @@ class Config:
     """What to capture."""
     frames: int = 12
     """Frames of the capture; every fourth is held out."""
-    steps: int = 1000
+    steps: int = 500
     """Steps of the fit."""
     max_gaussians: int = 10_000
     """Of the fitted scene."""

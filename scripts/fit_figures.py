@@ -65,7 +65,7 @@ class Config:
     """Write the figures to this file."""
     preset: str = "standard"
     """Of all fits."""
-    steps: int = 1500
+    steps: int = 800
     """Of the fits of worlds."""
     max_gaussians: int = 10_000
     """Of the fits of worlds."""

@@ -25,12 +25,15 @@ class PairFlow:
     good: Tensor  # [H, W] bool: forward and backward flow agree
 
 
-def dis_flow(a: Tensor, b: Tensor, guess: Tensor | None = None) -> Tensor:
-    """Flow [H, W, 2] in pixels from a to b, both uint8 [H, W, 3]; `guess` [H, W, 2] is where the search starts."""
+def dis_flow(a: Tensor, b: Tensor, guess: Tensor | None = None, side: int | None = None) -> Tensor:
+    """Flow [H, W, 2] in pixels from a to b, both uint8 [H, W, 3]; `guess` [H, W, 2] is where the search starts.
+
+    `side`: the shorter one of the pictures in pixels, where a and b are parts of them.
+    """
     solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [cv2.cvtColor(x.numpy(), cv2.COLOR_RGB2GRAY) for x in (a, b)]
     height, width = a.shape[:2]
-    scale = max(1, -(-FINE // min(height, width)))
+    scale = max(1, -(-FINE // (side or min(height, width))))
     flow = None if guess is None else guess.numpy() * scale
     if scale > 1:
         grey = [cv2.resize(x, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) for x in grey]
@@ -70,9 +73,14 @@ def at_border(mask: Tensor) -> bool:
     return bool(mask[0].any() | mask[-1].any() | mask[:, 0].any() | mask[:, -1].any())
 
 
-def pair_flow(a: Tensor, b: Tensor, guess: Tensor | None = None, back_guess: Tensor | None = None) -> PairFlow:
-    """Flow from a to b and where it can be trusted; uint8 [H, W, 3]. Guesses [H, W, 2]: where the searches start."""
-    forward, backward = dis_flow(a, b, guess), dis_flow(b, a, back_guess)
+def pair_flow(
+    a: Tensor, b: Tensor, guess: Tensor | None = None, back_guess: Tensor | None = None, side: int | None = None
+) -> PairFlow:
+    """Flow from a to b and where it can be trusted; uint8 [H, W, 3]. Guesses [H, W, 2]: where the searches start.
+
+    `side` as for `dis_flow`.
+    """
+    forward, backward = dis_flow(a, b, guess, side), dis_flow(b, a, back_guess, side)
     height, width = forward.shape[:2]
     there = pixel_grid(height, width) + forward
     back = sample(backward, there.reshape(-1, 2)).reshape(height, width, 2)

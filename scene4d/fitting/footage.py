@@ -48,6 +48,13 @@ class Box:
         return (self.right - self.left) * (self.bottom - self.top)
 
 
+def joined(a: Box | None, b: Box | None) -> Box | None:
+    """The smallest box around two; None where one of them is the whole picture."""
+    if a is None or b is None:
+        return None
+    return Box(min(a.left, b.left), min(a.top, b.top), max(a.right, b.right), max(a.bottom, b.bottom))
+
+
 @dataclass(eq=False)
 class Footage:
     """Training views of a capture. `motion_masks` fill in for masks, `depth_maps` for depth, by View.key.

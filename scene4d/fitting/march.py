@@ -27,7 +27,7 @@ from scene4d.rig import Rig
 
 MOST_POINTS = 2000
 LEAST_OPACITY = 0.2
-SETTLE_STEPS = 80
+SETTLE_STEPS = 50
 HOLD = 0.1  # share of the march before anything joins: the shape has to be there first
 NEWEST = 0.5  # share of the steps that look at the knots that joined last
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from renderers import Cameras
 from scene4d.captures import View
 from scene4d.fitting.flows import PairFlow, guessed_flow, pair_flow, sample
-from scene4d.fitting.footage import Footage
+from scene4d.fitting.footage import Footage, joined
 from scene4d.fitting.hull import inside, project
 from scene4d.fitting.rotations import procrustes
 
@@ -187,12 +187,25 @@ def _depth_inside(ids: Tensor, uv: Tensor) -> Tensor:
 def _flow_between(footage: Footage, views: tuple[View, View], uv: Tensor, to: Tensor, owners: Tensor) -> PairFlow:
     """Flow between two frames of a camera, looked for around where points at `uv` [n, 2] are expected `to` be."""
     a, b = views
-    ids_a, ids_b = footage.instances(a), footage.instances(b)
+    layers = [footage.image_u8(a), footage.image_u8(b), footage.instances(a), footage.instances(b)]
+    box = joined(footage.moving_box(a), footage.moving_box(b))
+    if box is not None:  # nothing is asked outside of what moves
+        layers = [None if x is None else x[box.top : box.bottom, box.left : box.right].contiguous() for x in layers]
+        corner = uv.new_tensor([box.left, box.top])
+        uv, to = uv - corner, to - corner
+    image_a, image_b, ids_a, ids_b = layers
+    assert image_a is not None and image_b is not None
     guess = back = None
     if ids_a is not None and ids_b is not None:
         guess = guessed_flow(ids_a, ids_b, uv, to - uv, owners)
         back = guessed_flow(ids_b, ids_a, to, uv - to, owners)
-    return pair_flow(footage.image_u8(a), footage.image_u8(b), guess, back)
+    found = pair_flow(image_a, image_b, guess, back, side=min(a.height, a.width))
+    if box is None:
+        return found
+    flow, good = torch.zeros(a.height, a.width, 2), torch.zeros(a.height, a.width, dtype=torch.bool)
+    flow[box.top : box.bottom, box.left : box.right] = found.flow
+    good[box.top : box.bottom, box.left : box.right] = found.good
+    return PairFlow(flow, good)
 
 
 def _jacobian(camera: Cameras, xyz: Tensor) -> tuple[Tensor, Tensor]:

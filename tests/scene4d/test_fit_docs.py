@@ -18,7 +18,7 @@ from scene4d.worlds import CaptureOptions, arc_rig, capture_world, make_world
 
 PAGE = (Path(__file__).parents[2] / "docs" / "fitting.md").read_text()
 TEXT = " ".join(PAGE.split())  # where lines break does not matter
-COLUMNS = ("long_side", "steps", "max_gaussians", "handles", "sh_degree")  # of the table of presets
+COLUMNS = ("long_side", "steps", "max_gaussians", "handles", "knot_frames", "sh_degree")  # of the table of presets
 DEFAULTS = FitSettings()
 
 
