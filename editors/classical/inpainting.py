@@ -10,9 +10,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from scene4d.files.images import to_integers
+
 NARROW = 6.0  # pixels from the border up to which OpenCV paints at a size
 RADIUS = 4.0  # pixels around a pixel that OpenCV looks at
 MARGIN = 24  # pixels of surroundings that are looked at, times the scale of the smallest copy
+FINE = 65535
 GRAY = 0.5  # where nothing is known at all
 
 
@@ -47,7 +50,7 @@ def _around(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
 
 
 def _painted(image: np.ndarray, known: np.ndarray, levels: int) -> np.ndarray:
-    """The whole picture, in OpenCV's 8 bits where it was not known."""
+    """The whole picture, painted where it was not known."""
     if levels == 0 or min(known.shape) < 4:
         return _opencv(image, known)
     small, small_known = _halved(image, known)
@@ -75,8 +78,11 @@ def _halved(image: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _opencv(image: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """In 16 bits, a colour at a time: OpenCV rounds up and adds a unit step at every pixel that it goes inwards, which
+    brightens a hole in 8 bits by several of 255."""
     if known.all():
         return image
-    eight = (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    found = cv2.inpaint(eight, (~known).astype(np.uint8), RADIUS, cv2.INPAINT_TELEA)
-    return np.where(known[..., None], image, found.astype(np.float32) / 255.0).astype(np.float32)
+    hole = (~known).astype(np.uint8)
+    planes = [np.ascontiguousarray(plane) for plane in np.moveaxis(to_integers(image, FINE), -1, 0)]
+    found = np.stack([cv2.inpaint(plane, hole, RADIUS, cv2.INPAINT_TELEA) for plane in planes], -1)
+    return np.where(known[..., None], image, found.astype(np.float32) / FINE).astype(np.float32)
