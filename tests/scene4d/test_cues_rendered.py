@@ -97,7 +97,7 @@ def test_depth_of_splats_is_that_of_the_world_off_its_outlines(world: World, sce
     error = ((frame.depth - truth.depth[0]).abs() / truth.depth[0])[frame.covered]
     # a splat's depth is its centre's: on grazing surfaces the nearer ones of a pixel cover the farther ones
     assert float(error.median()) < 0.02 and float((error < 0.04).float().mean()) > 0.85
-    assert (frame.instances == truth.ids[0]).float().mean() > 0.93
+    assert (frame.instances == truth.ids[0]).float().mean() > 0.92
 
 
 def test_removed_thing_leaves_what_other_views_saw_and_reveal_for_the_rest(world: World, scene) -> None:
