@@ -302,6 +302,7 @@ def test_undo_redo_and_switching_off() -> None:
     first, second = Remove(of(BLOB)), Transform(of(BLOCK), moved(1.0, 0.0, 0.0))
     stack = EditStack().push(first).push(second)
     assert stack.undo().redo() == stack
+    assert stack.undo().undo().redo() == stack.undo() and stack.undo().undo().redo().redo() == stack
     assert EditedScene(scene, stack.undo().undo()).is_plain
     assert stack.undo().push(first).undone == ()
     off = EditedScene(scene, stack.switched(0, False))
@@ -343,6 +344,18 @@ def test_an_edit_that_cannot_be_applied_says_which_and_why(operation: Operation,
     with pytest.raises(ValueError, match=message):
         before.with_stack(before.stack.push(operation))
     assert len(before.stack.done) == 1
+
+
+def test_unknown_fields_are_refused_wherever_they_stand() -> None:
+    good = Transform(of(BLOCK), moved(1.0, 0.0, 0.0))
+    for path in ((), ("select",), ("placement",), ("placement", "keys", 0)):
+        (entry,) = json.loads(json.dumps(stack_of([good]).to_json()))
+        node = entry
+        for step in path:
+            node = node[step]
+        node["speed"] = 2.0
+        with pytest.raises(ValueError, match="edit 1: .* must have no field but .*, got 'speed'"):
+            read_stack([entry])
 
 
 @pytest.mark.parametrize("t", [torch.zeros(4), math.nan, math.inf])

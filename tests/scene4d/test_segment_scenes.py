@@ -69,7 +69,10 @@ def test_unknown_pixels_do_not_vote() -> None:
 def test_handles_that_serve_two_instances_are_split_with_what_they_follow() -> None:
     rig = random_rig([3, 1, 4, 5, 2], [-1, 0, -1, 1, 3])
     scene = random_scene(40, rig=rig)
+    assert scene.handle_ids is not None
+    last = torch.where(scene.handle_ids >= 0, 4, -1)  # of instance 2: it follows 3, which follows 1, which follows 0
     instances = torch.randint(0, 3, (40,), generator=torch.Generator().manual_seed(1)).int()
+    scene = replace(scene, handle_ids=torch.where((instances == 2)[:, None], last, scene.handle_ids).int())
     after = split_handles(scene, instances)
     assert after.rig is not None and after.handle_ids is not None and len(after.rig) > len(rig)
     for t in (-0.5, 0.2, 0.7, 1.5):
