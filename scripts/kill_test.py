@@ -25,23 +25,25 @@ LONGEST = 0.5  # of the time that a whole fit takes, between two kills
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], usage="%(prog)s CAPTURE [--kills N] [--seed S] [-- OPTIONS OF scene4d fit]"
+    )
     parser.add_argument("capture", type=Path)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=None, help="of the moments; default: other ones each time")
-    parser.add_argument("options", nargs="*", help="of scene4d fit")
-    args = parser.parse_args()
+    own, options = split_at_dashes(sys.argv[1:])
+    args = parser.parse_args(own)
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.s4d"
-        start, end = time_fit(fit_command(args.capture, whole, args.options), whole)
+        start, end = time_fit(fit_command(args.capture, whole, options), whole)
         expected = scene_hash(load_project(whole).scene)
         print(f"left alone   {expected}  {end:.1f} s, of which {start:.1f} s until the run began")
         found, kills = [], 0
         while kills < args.kills or not found:
             out = Path(folder) / f"killed{len(found)}.s4d"
             moments = (start + chance.random() * LONGEST * (end - start) for _ in range(kills, args.kills))
-            times = killed_fit(args.capture, out, args.options, moments)
+            times = killed_fit(args.capture, out, options, moments)
             kills += len(times)
             found.append(scene_hash(load_project(out).scene))
             when = ", ".join(f"{t:.1f}" for t in times)
@@ -56,6 +58,12 @@ def fit_command(capture: Path, out: Path, options: list[str]) -> list[str]:
     if list_runs(out / "runs", "fit"):
         return [*command, "--resume"]
     return [*command, str(capture), *options]
+
+
+def split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and after the first `--`: argparse gives options between two positional ones no place."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
 
 
 def time_fit(command: list[str], out: Path) -> tuple[float, float]:
