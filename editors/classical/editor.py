@@ -39,6 +39,8 @@ from editors.video import (
 )
 from scene4d.cues import EXPAND, PRESERVE
 
+FEW = 4  # an object of which less than a fourth is sure is painted from all that is shown of it
+
 
 @dataclass(frozen=True)
 class ClassicalOptions:
@@ -209,8 +211,7 @@ def _paint(sheet: Sheet, options: ClassicalOptions) -> None:
     known = ~hole & ((sheet.trust >= options.lent) | (sheet.origin != OBSERVED))
     for number in torch.unique(sheet.objects[hole]).tolist():
         own = sheet.objects == number
-        near = known & own
-        near = near if bool(near.any()) else known if bool(known.any()) else ~hole
+        near = _context(own & ~hole, known, ~hole)
         filled = inpainted(image.numpy(), near.numpy(), (hole & own).numpy())
         image = torch.where((hole & own)[..., None], torch.from_numpy(filled), image)
     outside = frame.cue.roles == EXPAND
@@ -218,3 +219,14 @@ def _paint(sheet: Sheet, options: ClassicalOptions) -> None:
     sheet.origin = torch.where(hole, torch.where(outside, EXTRAPOLATED, INPAINTED).to(torch.uint8), sheet.origin)
     sheet.painted = hole.clone()
     sheet.hole = torch.zeros_like(hole)
+
+
+def _context(own: Tensor, sure: Tensor, shown: Tensor) -> Tensor:
+    """What an object's hole is painted from, [H, W]: the sure pixels of itself; with few of them all of itself; where
+    nothing of it is shown, other things."""
+    trusted = own & sure
+    if int(trusted.sum()) * FEW > int(own.sum()):
+        return trusted
+    if bool(own.any()):
+        return own
+    return sure if bool(sure.any()) else shown

@@ -193,10 +193,13 @@ def test_fill_of_another_object_or_depth_is_not_taken() -> None:
         assert bool((done.origin == PROPAGATED).any()) == expected
 
 
-def test_object_is_painted_from_itself() -> None:
+@pytest.mark.parametrize("dark_confidence", [0.9, 0.1])
+def test_object_is_painted_from_itself_though_another_is_surer(dark_confidence: float) -> None:
     """Left of the hole's middle everything is dark, right of it bright, and each side knows its object."""
     X, _ = wall_points(0.0)
     frame = wall_frame(0.0, 0.0, in_square, objects=(X > 0).int())
+    unsure = torch.where(X > 0, 0.9, dark_confidence) * frame.cue.observed
+    frame = replace(frame, cue=replace(frame.cue, confidence=unsure))
     shown = torch.where((X > 0)[..., None], 0.9, 0.1) * torch.ones(3)
     frame = replace(frame, cue=replace(frame.cue, image=shown))
     done = finished([frame])[0]
