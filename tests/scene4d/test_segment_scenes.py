@@ -48,11 +48,12 @@ def test_masks_of_some_frames_give_the_instances_of_the_whole_scene() -> None:
     found = segment(forgotten(truth), views())
     assert found.ids == (0, 1, 2, 3) and sum(found.counts.values()) == len(truth)
     for k in (1, 2, 3):
-        mine, real = found.scene.instances == k, truth.instances == k
-        assert float((mine & real).sum()) > 0.94 * float(mine.sum()), k  # the crate hides the floor below it
-        assert float((mine & real).sum()) > 0.65 * float(real.sum()), k  # of a third no view shows anything
-    agreement = mask_agreement(found.scene, views((0.25,)))  # a time that no mask was of
-    assert min(agreement.values()) > 0.85
+        own, real = found.scene.instances == k, truth.instances == k
+        assert float((own & real).sum()) > 0.94 * float(own.sum()), k  # the crate hides the floor below it
+        assert float((own & real).sum()) > 0.65 * float(real.sum()), k  # of a third no view shows anything
+    later = views((0.25,))  # a time that no mask was of
+    mine, best = mask_agreement(found.scene, later), mask_agreement(truth, later)  # discs reach over their masks' edges
+    assert all(mine[k] > best[k] - 0.02 for k in best) and min(best.values()) > 0.75, (mine, best)
     for t in (0.0, 0.37, 1.0):  # it looks and moves as before
         a, b = truth.at(t), found.scene.at(t)
         assert torch.equal(a.means, b.means) and torch.equal(a.quats, b.quats)
