@@ -148,7 +148,7 @@ def seen_from(case: Case, name: str, camera: Cameras, k: int) -> Cameras:
         return camera
     share = k / max(len(case.targets) - 1, 1)
     side = 1 - 2 * share
-    c, s = np.cos(np.radians(14.0 * side)), np.sin(np.radians(14.0 * side))  # looks aside, too
+    c, s = np.cos(np.radians(-14.0 * side)), np.sin(np.radians(-14.0 * side))  # looks aside, too
     turn = np.array([[c, 0, -s, 0], [0, 1, 0, 0], [s, 0, c, 0], [0, 0, 0, 1.0]])
     pose = turn @ arc_pose(case.world.stage, 40.0 * side, 5.0, 0.05)
     return Cameras(torch.from_numpy(pose)[None], camera.K.double(), camera.width, camera.height)

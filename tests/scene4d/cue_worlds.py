@@ -100,7 +100,7 @@ def labels_of(noisy: bool = False):
 def path_camera(room: Captured, k: int) -> Cameras:
     """Beside the source's path: higher, nearer, sweeping the other way and farther, looking aside."""
     side = 1 - 2 * k / (FRAMES - 1)
-    pose = turned_aside(arc_pose(room.world.stage, 40.0 * side, 5.0, 0.05), 14.0 * side)
+    pose = turned_aside(arc_pose(room.world.stage, 40.0 * side, 5.0, 0.05), -14.0 * side)
     K, c = room.cameras[0].K, room.cameras[0]
     return Cameras(torch.from_numpy(pose)[None], K, c.width, c.height)
 
