@@ -80,11 +80,11 @@ def replace_render(frame: ClipFrame, rendered: Tensor) -> ClipFrame:
 
 
 def test_unsure_observed_pixels_fade_to_the_render() -> None:
-    """At half of the confidence that counts as sure: the mean of both."""
-    frame = wall_frame(0.0, 0.0, confidence=0.2, rendered=torch.full((H, W, 3), 0.3))
+    """At a quarter of the confidence that counts as sure: a quarter of the cue."""
+    frame = wall_frame(0.0, 0.0, confidence=0.1, rendered=torch.full((H, W, 3), 0.3))
     options = ClassicalOptions(sure=0.4, blend=False)
     done = finished([frame], options)[0]
-    torch.testing.assert_close(done.image, (frame.cue.image + 0.3) / 2)
+    torch.testing.assert_close(done.image, 0.25 * frame.cue.image + 0.75 * 0.3)
 
 
 def test_unsure_observed_pixels_stay_where_there_is_no_render() -> None:
@@ -156,6 +156,7 @@ def test_frame_with_the_largest_hole_is_painted_and_earlier_ones_take_from_it() 
     assert 0 < sizes[0] < max(sizes) / 2
     done = finished(frames)
     whole = sizes.index(max(sizes))
+    assert torch.equal(done[whole].image, finished([frames[whole]])[0].image)  # as if it were alone
     change = 6 * whole  # pixels
     first, best = done[0].image[:, change:], done[whole].image[:, : W - change]
     hole = (frames[0].cue.roles == REVEAL)[:, change:]

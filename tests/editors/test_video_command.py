@@ -28,7 +28,7 @@ from tests.editors.plane_clips import wall_frame
 from tests.scene4d.world_scenes import world_scene
 
 W, H, FRAMES = 48, 36, 3
-CRATE, BLOCK = 1, 2
+BLOCK = 2  # moves and turns
 
 
 @pytest.fixture(scope="module")
@@ -139,13 +139,16 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir()) and set(project.glob("runs/*")) == runs
 
 
-def test_cancelled_command_leaves_no_video(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["x.mp4", "folder"])
+def test_cancelled_command_leaves_nothing(
+    name: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stopped(*_: object) -> Iterator[ClipFrame]:
         yield wall_frame(0.0, 0.0)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("editors.scene_clips.scene_clip", stopped)
-    options = ["--capture-camera", "cam00", "--out", str(tmp_path / "x.mp4")]
+    options = ["--capture-camera", "cam00", "--out", str(tmp_path / name)]
     assert main(["video", str(project), *options]) == EXIT_CANCELLED
     assert not list(tmp_path.iterdir())
 
@@ -159,18 +162,19 @@ def test_editors_of_the_registry_are_those_of_the_command() -> None:
 
 
 def test_surfaces_are_carried_as_the_world_moves_them_edits_included() -> None:
-    """Points on the moved crate: what carries them is the crate's true motion after the edit."""
+    """Points on the moved block: what carries them is the block's true motion after the edit."""
     world = make_world("room")
     scene = world_scene(world, spacing=0.3, wall_spacing=1.0)
     shift = translation(0.3, 0.1, 0.0)
-    edited = EditedScene(scene, stack_of_world([Move(CRATE, shift)]))
-    rows = (edited.instances == CRATE).nonzero()[:, 0]
+    edited = EditedScene(scene, stack_of_world([Move(BLOCK, shift)]))
+    rows = (edited.instances == BLOCK).nonzero()[:, 0]
     wall = (edited.instances == 0).nonzero()[:, 0][:5]
     poses = RowPoses(edited)
     now, later = 0.25, 0.75
     carry = carry_rows(poses, torch.cat([rows, wall, torch.tensor([-1])]).int(), now)
-    k = next(i for i, o in enumerate(world.objects) if o.instance == CRATE)
+    k = next(i for i, o in enumerate(world.objects) if o.instance == BLOCK)
     T = [torch.tensor(shift).double() @ poses_at(world, t).T_world_obj[k] for t in (now, later)]
+    assert (T[0] - T[1]).abs().max() > 0.05
     local = torch.cat(
         [torch.randn(len(rows), 3, generator=torch.Generator().manual_seed(0)), torch.ones(len(rows), 1)], 1
     )
