@@ -23,6 +23,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from editors.classical.benchmark import cue_classical
 from scene4d.benchmarks.baselines import BASELINES as SIMPLE
 from scene4d.benchmarks.cue_baseline import cue_inpaint
 from scene4d.benchmarks.footage import clip_flow, cut_out, load_footage, traced_cutout
@@ -34,7 +35,7 @@ from scene4d.files.atomic import make_folder
 from scene4d.metrics.benchmark_items import KINDS, MAGNITUDES, load_benchmark
 from scene4d.metrics.benchmark_writing import write_list, write_results
 
-BASELINES = {**SIMPLE, "cue_inpaint": cue_inpaint}
+BASELINES = {**SIMPLE, "cue_inpaint": cue_inpaint, "cue_classical": cue_classical}
 SCENES = ("plane_sphere", "room", "room_lit", "arm", "crowd")
 
 
@@ -71,7 +72,7 @@ class Config:
     baselines: Path | None = None
     """Write the results of the baselines to folders in here."""
     only_baselines: tuple[str, ...] = tuple(BASELINES)
-    """Which baselines: copy_source, copy_render, style, cue_inpaint."""
+    """Which baselines: copy_source, copy_render, style, cue_inpaint, cue_classical."""
 
     def __post_init__(self) -> None:
         choices = {
