@@ -30,6 +30,7 @@ HELD_OUT = 4  # every fourth view is kept from the calibration and tells how goo
 LEAST_SHARE = 4  # at least a fourth of the views stays
 ANGLES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 180.0)  # degrees, borders of the bins that are weighed
 MOST_WEIGHT = 5.0
+SAME = 1e-4  # of the depth: cameras that are nearer to each other are at one place, whatever their poses' last digits
 
 
 def nearest_baselines(prepared: Prepared, frames: Sequence[TargetFrame]) -> list[float]:
@@ -131,7 +132,7 @@ def _baselines(prepared: Prepared, frame: TargetFrame) -> Tensor:
 
 def _others(rows: Tensor, distance: Tensor, s: int, least: float) -> Tensor:
     """The views to predict view s from: not itself, and none nearer than `least`; at least a fourth of all."""
-    keep = (distance >= least * (1 - 1e-6)) & (rows != s)
+    keep = (distance >= least * (1 - 1e-6) - SAME) & (rows != s)
     fewest = max(2, len(rows) // LEAST_SHARE)
     if int(keep.sum()) < min(fewest, len(rows) - 1):
         farthest = distance.masked_fill(rows == s, -1.0).topk(min(fewest, len(rows) - 1)).indices

@@ -11,6 +11,7 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from scene4d.cues import leave_one_out
 from scene4d.cues.calibration import (
     Calibration,
     Labels,
@@ -227,3 +228,9 @@ def test_fixed_curve_rises_with_the_raw_confidence() -> None:
     assert (np.diff(p) > 0).all()
     calibration = Calibration({"static": stratum, "dynamic": stratum})
     assert calibration.uncalibrated == ("static", "dynamic")
+
+
+def test_neighbours_at_the_targets_own_place_stay_though_poses_differ_in_their_last_digits() -> None:
+    rows, distance = torch.arange(5), torch.tensor([0.0, 3e-8, 0.0, 0.5, 0.6])
+    assert leave_one_out._others(rows, distance, 0, 5e-8).tolist() == [1, 2, 3, 4]
+    assert leave_one_out._others(rows, distance, 0, 0.4).tolist() == [3, 4]
