@@ -19,11 +19,11 @@ from torch import Tensor
 from scene4d.cues.evidence import Evidence
 from scene4d.cues.geometry import dilate
 from scene4d.cues.sources import Prepared
+from scene4d.cues.visibility import SAME_SIGHT
 
 GRAY = 0.5  # where there is no cue
 FILL_REACH = 8  # pixels around what is observed that are filled from it
 FILL_LEVELS = 15  # halvings: enough for any picture
-SAME_SIGHT = 1e-6  # 1 - cos of 0.08 degrees
 SAME_TIME = 1e-4  # seconds
 MOST_LEVELS = 5  # of a picture: up to 1/16
 

@@ -8,8 +8,8 @@
     weight = visible exp(-(r / allowed)^2) max(cos, 0)^8 min(1, resolution) exp(-4 edge) exp(-gap / T if deforming)
 
 cos is that of the angle between the two lines of sight, on the surface; resolution is source pixels a target pixel;
-edge is 1 at a jump of the source's depth and 0 at a few pixels from it; gap is the time between the source picture and
-the state that is shown.
+edge is 1 at a jump of the source's depth and 0 at a few pixels from it, and 0 for the target's own line of sight; gap
+is the time between the source picture and the state that is shown.
 
 V views, n points. Pixels are (right, down) with centres at +0.5.
 """
@@ -30,6 +30,7 @@ LEAST_WEIGHT = 1e-6  # of what is visible: the only view of a pixel is used howe
 AVERTED = 0.05  # sine of the angle by which an estimated normal may look away from a camera that sees the surface
 HIDING = 0.25  # share of the surrounding pixels that may be of something nearer
 DOUBT = 2.0  # times the allowed difference: beyond it a point is not even nearly visible
+SAME_SIGHT = 1e-6  # 1 - cos of 0.08 degrees: the target's own line of sight
 BEHIND = -1e6  # pixels: signed distance to the border of the image for what is behind the camera
 
 
@@ -106,7 +107,8 @@ def look(prepared: Prepared, rows: Tensor, points: Points) -> Pairs:
     nearly = same & (difference <= DOUBT * allowed)
     edge = (marks & EDGE_MASK) * (1 / EDGE_MASK)
     resolution = prepared.focals[rows][:, None] * (sight * points.footprints) / z
-    exponent = (difference / allowed).square() + EDGE_FALLOFF * edge
+    aside = cosine < 1 - SAME_SIGHT
+    exponent = (difference / allowed).square() + EDGE_FALLOFF * edge * aside
     if bool((points.fading > 0).any()):
         exponent = exponent + (prepared.times[rows][:, None] - points.times).abs() * points.fading
     weight = torch.exp(-exponent) * cosine.clamp(min=0).square().square().square() * resolution.clamp(max=1)

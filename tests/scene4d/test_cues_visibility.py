@@ -106,7 +106,9 @@ def test_depth_between_two_sides_flies_and_is_mended_by_its_own_instance() -> No
     assert flying(blurred, edges(inverse_depth(blurred)))[:, 19:21].all()
     assert not flying(depth, edges(inverse_depth(depth))).any()
     assert torch.equal(mended(blurred, ids), depth)
-    assert not torch.equal(mended(blurred, torch.zeros(H, W)), blurred)
+    lone = depth.clone()
+    lone[:, 19] = 2.7  # nearer to the far side in depth, of the near side by its instance
+    assert (mended(lone, ids)[:, 19] == 2.0).all() and (mended(lone, torch.zeros(H, W))[:, 19] == 3.0).all()
 
 
 def test_slope_is_the_range_of_the_nine_pixels_over_depth() -> None:
