@@ -17,7 +17,7 @@ from torch import Tensor
 from scene4d.cues.geometry import completed
 from scene4d.cues.sources import Prepared
 from scene4d.cues.target import TargetFrame, surface_normals, surface_points
-from scene4d.cues.visibility import BEHIND, Pairs, Points, extents, look, unit_columns
+from scene4d.cues.visibility import BEHIND, SAME_SIGHT, Pairs, Points, extents, look, unit_columns
 
 BEST = 3  # views of which a pixel's colour is mixed: sharper than all
 ALL_VIEWS = 32  # up to so many source views are all asked for every pixel
@@ -231,7 +231,7 @@ def _of_best(prepared: Prepared, pairs: Pairs, points: Points, views: Tensor, in
         "share": (ratio - 1).abs() / pick("allowed"),
         "cosine": cosine,
         "resolution": pick("resolution"),
-        "edge": pick("edge"),
+        "edge": pick("edge") * (cosine < 1 - SAME_SIGHT),
         "gap": (prepared.times[views] - points.times).abs(),
         "cycle": cycle,
     }
