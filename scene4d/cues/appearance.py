@@ -41,17 +41,17 @@ def sample_cue(prepared: Prepared, evidence: Evidence, wanted: Tensor) -> tuple[
             found = sample_view(prepared, s, u[places], v[places], resolution[places])
             samples[places] = found / prepared.gains[s]
     samples = samples.view(K, n, 3)
-    weight = torch.where(used & _kept(evidence), evidence.weight, 0.0)[..., None]
+    own = own_pixels(evidence)
+    weight = torch.where(used & (own | ~own.any(0)), evidence.weight, 0.0)[..., None]
     total = weight.sum(0).clamp(min=1e-12)
     color = (weight * samples).sum(0) / total
     spread = ((weight * (samples - color).square()).sum(0) / total).mean(-1).sqrt()
     return color, spread
 
 
-def _kept(evidence: Evidence) -> Tensor:
-    """bool [K, n]: where a view has the target's very line of sight it is used alone: its pixel is the target's."""
-    same = (evidence.view >= 0) & (evidence.cosine > 1 - SAME_SIGHT) & (evidence.gap < SAME_TIME)
-    return same | ~same.any(0)
+def own_pixels(evidence: Evidence) -> Tensor:
+    """bool [K, n]: the view has the target's very line of sight, at its time: its pixel is the target's own."""
+    return (evidence.view >= 0) & (evidence.cosine > 1 - SAME_SIGHT) & (evidence.gap < SAME_TIME)
 
 
 def sample_view(prepared: Prepared, s: int, u: Tensor, v: Tensor, resolution: Tensor) -> Tensor:

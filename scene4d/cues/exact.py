@@ -15,7 +15,7 @@ from torch import Tensor
 
 from renderers import Cameras
 from scene4d.cues.sources import SourceViews
-from scene4d.cues.target import TargetFrame
+from scene4d.cues.target import BackMap, MapsAt, TargetFrame
 from scene4d.worlds.correspondence import counterparts
 from scene4d.worlds.motions import poses_at, warp_time
 from scene4d.worlds.noise import Noise, noisy_depth
@@ -115,15 +115,20 @@ def source_time(edited: World, source: World, k: int, time: float) -> float:
     return time
 
 
-def _back_map(geometry: WorldGeometry, parts: Tensor, twin: Tensor, time: float):
+def _back_map(geometry: WorldGeometry, parts: Tensor, twin: Tensor, time: float) -> BackMap:
     T_rest_world = torch.linalg.inv(poses_at(geometry.edited, time).T_world_rest)
+    objects = twin[:-1]  # of the source, by object of the edited world
 
-    def back_map(pixels: Tensor, points: Tensor, source_seconds: float) -> Tensor:
-        own = parts[pixels]
-        there = poses_at(geometry.source, source_seconds).T_world_rest[twin[own].clamp(min=0)]
-        T = there @ T_rest_world[own.clamp(min=0)]
-        moved = (T[:, :3, :3] @ points.double()[..., None])[..., 0] + T[:, :3, 3]
-        return (moved + _jitter(geometry, source_seconds)[twin[own]]).to(points.dtype)
+    def back_map(pixels: Tensor) -> MapsAt:
+        own = parts[pixels].clamp(min=0)
+
+        def maps_at(source_seconds: float) -> Tensor:
+            T = poses_at(geometry.source, source_seconds).T_world_rest[objects.clamp(min=0)] @ T_rest_world
+            T[:, :3, 3] += _jitter(geometry, source_seconds)[objects]
+            table = T[:, :3].float().permute(1, 2, 0).reshape(12, -1)
+            return table.index_select(1, own).view(3, 4, -1)
+
+        return maps_at
 
     return back_map
 

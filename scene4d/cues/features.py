@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scene4d.cues.appearance import own_pixels
 from scene4d.cues.evidence import Evidence
 from scene4d.cues.geometry import edges, inverse_depth, nearness
 from scene4d.cues.target import TargetFrame
@@ -18,7 +19,7 @@ FEATURES = (
     "views",  # log(1 + V)
     "color_spread",  # log of the standard deviation of the colours over the best views
     "angle",  # degrees between the lines of sight to the best view
-    "source_edge",  # 1 at a jump of the best view's depth, 0 away from one
+    "source_edge",  # 1 at a jump of the best view's depth, 0 away from one and for the target's own pixel
     "target_edge",  # the same of the target's depth
     "weight",  # log of the sum of the weights
     "alpha",  # of the rendered target
@@ -37,7 +38,8 @@ def feature_maps(frame: TargetFrame, evidence: Evidence, cue: Tensor, spread: Te
     one."""
     shape = frame.depth.shape
     texture = _gradient(cue.mean(-1).reshape(shape), known.reshape(shape)).reshape(-1)
-    target_edge = nearness(edges(inverse_depth(frame.depth)), TARGET_REACH).reshape(-1)
+    # a pixel at an outline mixes both sides; its own picture mixes them alike
+    target_edge = nearness(edges(inverse_depth(frame.depth)), TARGET_REACH).reshape(-1) * ~own_pixels(evidence).any(0)
     angle = torch.rad2deg(torch.acos(evidence.cosine[0].clamp(-1, 1)))
     columns = (
         evidence.share[0].clamp(max=4),

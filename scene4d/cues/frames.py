@@ -129,7 +129,7 @@ def finish(draft: Draft, options: CueOptions, role_filter: RoleFilter | None) ->
         known = known | asset
     inverse = inverse_depth(frame.depth * frame.covered)
     shown = inverse[inverse > 0]
-    largest = torch.quantile(shown[:: max(1, len(shown) // 100_000)], PERCENTILE) if len(shown) else 1.0
+    largest = torch.quantile(shown[:: max(1, len(shown) // 10_000)], PERCENTILE) if len(shown) else 1.0
     keep = options.keep_features
     certain = torch.where(asset, 1.0, torch.where(observed, draft.confidence.reshape(shape), 0.0))
     return CueFrame(

@@ -92,15 +92,17 @@ def dilate(mask: Tensor, radius: int) -> Tensor:
     """bool: True within `radius` pixels along rows and columns (a square) of a True pixel."""
     if radius <= 0:
         return mask
-    planes = mask.reshape(-1, 1, *mask.shape[-2:]).float()
-    return (F.max_pool2d(planes, 2 * radius + 1, 1, radius) > 0.5).reshape(mask.shape)
+    planes, side = mask.reshape(-1, 1, *mask.shape[-2:]).float(), 2 * radius + 1
+    across = F.max_pool2d(planes, (1, side), 1, (0, radius))
+    return (F.max_pool2d(across, (side, 1), 1, (radius, 0)) > 0.5).reshape(mask.shape)
 
 
 def nearness(mask: Tensor, reach: int) -> Tensor:
     """1 at pixels of the mask, falling to 0 in steps at `reach` pixels from it."""
-    total = mask.float()
-    for radius in range(1, reach):
-        total = total + dilate(mask, radius).float()
+    total, near = mask.float(), mask
+    for _ in range(1, reach):
+        near = dilate(near, 1)
+        total = total + near.float()
     return total / reach
 
 

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from renderers import Cameras, Gaussians, rasterize
-from renderers.quaternions import conjugate, multiply, rotate, unit
+from renderers.quaternions import rotate, unit
 from scene4d.cues.sources import SourceViews
-from scene4d.cues.target import TargetFrame
-from scene4d.edits import EditedScene
+from scene4d.cues.target import BackMap, MapsAt, TargetFrame
+from scene4d.edits import EditedScene, Provenance
 from scene4d.scene import Scene4D
 
 SAME_SIDE = 0.05  # relative difference up to which mean and median depth are of one surface
@@ -72,13 +72,13 @@ class SourcePoses:
         self._lock = threading.Lock()
 
     def at(self, time: float) -> tuple[Tensor, Tensor]:
-        """Centres [M, 3] and unit quaternions [M, 4] of the M moving rows."""
+        """Centres [3, M] and rotations [3, 3, M] of the M moving rows."""
         with self._lock:
             if time in self._kept:
                 self._kept.move_to_end(time)
                 return self._kept[time]
         now = self._part.at(time)
-        found = now.means, unit(now.quats)
+        found = now.means.T.contiguous(), _matrices(unit(now.quats))
         with self._lock:
             self._kept[time] = found
             while len(self._kept) > POSES:
@@ -144,7 +144,7 @@ class SceneFrames:
             alpha=look.alpha,
             instances=instances.to(torch.int16),
             moving=found & (self._poses.moves[known] | placed[rows]),
-            back_map=self._back_map(rows.reshape(-1), known.reshape(-1), origin),
+            back_map=self._back_map(rows.reshape(-1), origin),
             source_times=torch.where(found, origin.source_times[rows].float(), time),
             deforming=found & self._soft[known],
             asset=asset,
@@ -152,25 +152,55 @@ class SceneFrames:
             image=look.image.clamp(0, 1),
         )
 
-    def _back_map(self, rows: Tensor, parents: Tensor, origin):
+    def _back_map(self, rows: Tensor, origin: Provenance) -> BackMap:
+        """Maps are made once a row that is seen, not once a pixel."""
         poses = self._poses
 
-        def back_map(pixels: Tensor, points: Tensor, source_seconds: float) -> Tensor:
-            row, parent = rows[pixels], parents[pixels]
-            shifted = (points - origin.translations[row]) / origin.scales[row][:, None]
-            x = (origin.rotations[row].mT @ shifted[..., None])[..., 0]
-            place = poses.place[parent]
-            theta = origin.source_times[row]
-            to_means, to_quats = poses.at(source_seconds)
-            for time in torch.unique(theta[place >= 0]).tolist():
-                own = ((place >= 0) & (theta == time)).nonzero()[:, 0]
-                at = place[own]
-                means, quats = poses.at(time)
-                turn = multiply(to_quats[at], conjugate(quats[at]))
-                x[own] = to_means[at] + rotate(turn, x[own] - means[at])
-            return x
+        def back_map(pixels: Tensor) -> MapsAt:
+            used, place = torch.unique(rows[pixels], return_inverse=True)
+            turn = origin.rotations[used].mT / origin.scales[used][:, None, None]  # of A^-1
+            shift = -(turn @ origin.translations[used][..., None])
+            still = torch.cat([turn, shift], -1).permute(1, 2, 0).contiguous()  # [3, 4, u]
+            moving = poses.place[origin.parents[used].clamp(min=0)]
+            own = (moving >= 0).nonzero()[:, 0]
+            moving = moving[own]
+            means, turns = _at_times(poses, moving, origin.source_times[used][own])
+            body = still[:, :, own]
+            body[:, 3] -= means
+            body = _times(turns.transpose(0, 1), body)  # R(theta)^T (A^-1 x - mu(theta))
+
+            def maps_at(seconds: float) -> Tensor:
+                means, turns = (x.index_select(-1, moving) for x in poses.at(seconds))
+                now = _times(turns, body)
+                now[:, 3] += means
+                return still.index_copy(2, own, now).index_select(2, place)
+
+            return maps_at
 
         return back_map
+
+
+def _times(turns: Tensor, maps: Tensor) -> Tensor:
+    """Rotations [3, 3, m] times affine maps [3, 4, m]: sums of planes, far quicker in torch than small matrices."""
+    rows = [sum(turns[i, j] * maps[j] for j in range(3)) for i in range(3)]
+    return torch.stack([torch.as_tensor(row) for row in rows])
+
+
+def _at_times(poses: SourcePoses, moving: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Centres [3, m] and rotations [3, 3, m] of moving rows, each at a time of its own."""
+    means = poses.scene.means.new_zeros(3, len(moving))
+    turns = poses.scene.means.new_zeros(3, 3, len(moving))
+    for time in torch.unique(times).tolist():
+        here = (times == time).nonzero()[:, 0]
+        for out, now in zip((means, turns), poses.at(time), strict=True):
+            out.index_copy_(-1, here, now.index_select(-1, moving[here]))
+    return means, turns
+
+
+def _matrices(quats: Tensor) -> Tensor:
+    """[3, 3, m] of unit quaternions [m, 4]."""
+    axes = torch.eye(3, dtype=quats.dtype, device=quats.device)
+    return torch.stack([rotate(quats, axis.expand(len(quats), 3)).T for axis in axes], 1).contiguous()
 
 
 def scene_source_maps(

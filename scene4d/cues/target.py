@@ -14,9 +14,10 @@ from torch import Tensor
 from renderers import Cameras
 from scene4d.channels import unproject
 
-# (flat pixel indices [n] int64, points [n, 3] of the edited world at the frame's time, seconds of the source scene)
-# -> where the surfaces seen at these pixels carried the points at that time, [n, 3]
-BackMap = Callable[[Tensor, Tensor, float], Tensor]
+# Of some pixels (flat indices [n] int64): the affine maps [3, 4, n] that take points of the edited world at the frame's
+# time to where the surfaces seen there carried them at a time of the source scene, in seconds
+MapsAt = Callable[[float], Tensor]
+BackMap = Callable[[Tensor], MapsAt]
 COVERED = 0.5  # alpha from which a pixel shows a surface
 
 
@@ -67,6 +68,18 @@ def surface_points(frame: TargetFrame, depth: Tensor | None = None) -> Tensor:
     return unproject(depth[None].double(), like)[0].reshape(-1, 3).to(frame.depth.dtype)
 
 
+def carried(maps: Tensor, points: Tensor, shift: bool = True) -> Tensor:
+    """Points [3, n] or [3, 1] by maps [3, 4, n]; without `shift`, directions."""
+    turned = (maps[:, 0] * points[0]).addcmul_(maps[:, 1], points[1]).addcmul_(maps[:, 2], points[2])
+    return turned + maps[:, 3] if shift else turned
+
+
+def stay(pixels: Tensor) -> MapsAt:
+    """The back map of what never moves."""
+    maps = torch.eye(3, 4, device=pixels.device)[..., None].expand(3, 4, len(pixels))
+    return lambda seconds: maps
+
+
 def surface_normals(frame: TargetFrame, xyz: Tensor) -> Tensor:
     """[H W, 3] unit normals of the surface `xyz` [H W, 3], towards the camera; 0 where there is none.
 
@@ -78,8 +91,8 @@ def surface_normals(frame: TargetFrame, xyz: Tensor) -> Tensor:
     normal = torch.linalg.cross(_nearer_step(points, depth, 0), across).reshape(-1, 3)
     sight = xyz - frame.camera.centers.to(xyz)
     away = (normal * sight).sum(1, keepdim=True) > 0
-    normal = torch.nn.functional.normalize(torch.where(away, -normal, normal), dim=1)
-    return normal * frame.covered.reshape(-1, 1)
+    length = normal.square().sum(1, keepdim=True).sqrt().clamp(min=1e-20)
+    return torch.where(away, -normal, normal) / length * frame.covered.reshape(-1, 1)
 
 
 def _nearer_step(points: Tensor, depth: Tensor, axis: int) -> Tensor:

@@ -15,7 +15,7 @@ from scene4d.cues.frames import make_cue
 from scene4d.cues.rendered import SceneFrames, scene_sources
 from scene4d.cues.roles import PRESERVE, REVEAL
 from scene4d.cues.sources import prepare
-from scene4d.cues.target import surface_points
+from scene4d.cues.target import carried, surface_points
 from scene4d.edits import EditedScene, Recolour, stack_of
 from scene4d.edits.selections import Instance
 from scene4d.edits.world_edits import stack_of_world
@@ -82,10 +82,11 @@ def test_surface_points_go_back_to_where_the_world_had_them(world: World, scene,
     assert len(mine) > 60 and frame.moving.reshape(-1)[mine].all()
     points = surface_points(frame)[mine]
     twin = [o.name for o in world.objects].index("block")
+    maps_at = frame.back_map(mine)
     for seconds in (0.0, 0.25, 1.0):  # knots of the splats' handles: exact there
         T = poses_at(world, seconds).T_world_rest[twin] @ torch.linalg.inv(poses_at(after, time).T_world_rest[k])
         expected = points.double() @ T[:3, :3].T + T[:3, 3]
-        found = frame.back_map(mine, points, seconds)
+        found = carried(maps_at(seconds), points.T).T
         off = (found.double() - expected).norm(dim=1)
         assert float((off < 2e-3).float().mean()) > 0.9  # metres; at the outline the row may be the original's
 

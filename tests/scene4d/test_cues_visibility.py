@@ -13,7 +13,7 @@ from scene4d.cues import evidence as evidence_module
 from scene4d.cues.evidence import gather_evidence
 from scene4d.cues.geometry import bends, completed, edges, flying, inverse_depth, mended, slopes
 from scene4d.cues.sources import SourceViews, VisibilityOptions, prepare
-from scene4d.cues.target import TargetFrame, surface_normals, surface_points
+from scene4d.cues.target import TargetFrame, stay, surface_normals, surface_points
 from scene4d.cues.visibility import BEHIND, Points, extents, look
 from tests.scene4d.cue_worlds import BLOCK, captured
 
@@ -63,7 +63,7 @@ def frame_of(cam: Cameras, depth: torch.Tensor, ids: torch.Tensor | None = None)
         alpha=(depth > 0).float(),
         instances=torch.zeros(depth.shape, dtype=torch.int16) if ids is None else ids.to(torch.int16),
         moving=none,
-        back_map=lambda pixels, points, seconds: points,
+        back_map=stay,
         source_times=torch.zeros(depth.shape),
     )
 
@@ -246,7 +246,7 @@ def test_moving_thing_is_looked_up_where_it_was() -> None:
     others = torch.tensor([s for s in range(12) if s != 8])
     found = gather_evidence(room.prepared, frame, others)
     assert (found.count[mine] > 0).float().mean() > 0.85
-    stuck = replace(frame, back_map=lambda pixels, points, seconds: points)
+    stuck = replace(frame, back_map=stay)
     assert gather_evidence(room.prepared, stuck, others[:4]).count[mine].float().mean() < 0.5
 
 
