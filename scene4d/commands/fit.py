@@ -43,7 +43,7 @@ class Config:
     out: Path
     """The project to make, NAME.s4d."""
     preset: Literal["draft", "standard", "high"] | None = None
-    """draft: 320 px, 1000 steps. standard (the default): 480 px, 6000 steps. high: 1080 px, 30000 steps."""
+    """draft: 320 px, 800 steps. standard (the default): 480 px, 6000 steps. high: 1080 px, 30000 steps."""
     steps: int | None = None
     """Optimisation steps. Default: the preset's, as for all options below."""
     max_gaussians: int | None = None

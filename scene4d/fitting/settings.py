@@ -83,7 +83,7 @@ class FitSettings:
 
 
 PRESETS = {
-    "draft": FitSettings(steps=1000, long_side=320, max_gaussians=15_000, sh_degree=0, handles=48, knot_frames=6.0),
+    "draft": FitSettings(steps=800, long_side=320, max_gaussians=15_000, sh_degree=0, handles=48, knot_frames=6.0),
     "standard": FitSettings(),
     "high": FitSettings(steps=30_000, long_side=1080, max_gaussians=200_000, sh_degree=2, handles=256),
 }
