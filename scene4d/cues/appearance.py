@@ -35,11 +35,12 @@ def sample_cue(prepared: Prepared, evidence: Evidence, wanted: Tensor) -> tuple[
     samples = torch.zeros(K * n, 3, device=evidence.u.device)
     views = torch.where(used, evidence.view, -1).reshape(-1)
     u, v, resolution = evidence.u.reshape(-1), evidence.v.reshape(-1), evidence.resolution.reshape(-1)
-    for s in torch.unique(views).tolist():
-        if s >= 0:
-            places = (views == s).nonzero()[:, 0]
+    order = torch.argsort(views, stable=True)
+    counts = torch.bincount(views + 1, minlength=len(prepared) + 1).tolist()
+    for s, places in enumerate(order.split(counts)[1:]):  # the first are those without a view
+        if len(places):
             found = sample_view(prepared, s, u[places], v[places], resolution[places])
-            samples[places] = found / prepared.gains[s]
+            samples.index_copy_(0, places, found / prepared.gains[s])
     samples = samples.view(K, n, 3)
     own = own_pixels(evidence)
     weight = torch.where(used & (own | ~own.any(0)), evidence.weight, 0.0)[..., None]

@@ -9,7 +9,8 @@ S source views, V of them at a time, H W pixels, n pixels in a list, K best view
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -21,8 +22,9 @@ from scene4d.cues.visibility import BEHIND, SAME_SIGHT, Pairs, Points, extents, 
 
 BEST = 3  # views of which a pixel's colour is mixed: sharper than all
 ALL_VIEWS = 16  # up to so many source views are all asked for every pixel
-CLOSE_VIEWS = 12  # else so many
+CLOSE_VIEWS = 8  # else so many
 STRIDE = 4  # of the coarse look at all views
+CARRIED = 16  # blocks of moving points that are carried along together: 40 MB
 PAIRS = 1 << 16  # looked at together: what one step makes is still in the cache for the next
 HOLE_ROUNDS = 64  # pixels from the border of a hole to which depth is completed
 FADE_SECONDS = 0.5  # in which the weight of pictures of something that deforms falls by e
@@ -63,12 +65,11 @@ def gather_evidence(prepared: Prepared, frame: TargetFrame, rows: Tensor) -> Evi
     covered, moving = frame.covered.reshape(-1), frame.moving.reshape(-1)
     normals = surface_normals(frame, xyz)
     evidence = _empty(len(xyz), xyz)
-    times = [float(t) for t in prepared.views.times[rows]]
     for group, moved in ((covered & ~moving, False), (covered & moving, True)):
         pixels = group.nonzero()[:, 0]
         if len(pixels):
-            points = _points(frame, pixels, xyz[pixels], normals[pixels], times if moved else None)
-            _store(evidence, pixels, _ask(prepared, rows, points, frame, pixels))
+            surface = _Surface(frame, pixels, xyz[pixels], normals[pixels], moved)
+            _store(evidence, pixels, _ask(prepared, rows, surface))
     rest = (moving | ~covered).nonzero()[:, 0]
     if len(rest):  # where the surface is now, not where it was: the extent is a matter of the shown world
         evidence.extent[rest] = extents(prepared, rows, xyz[rest].T.contiguous())
@@ -96,79 +97,92 @@ def _empty(n: int, like: Tensor) -> Evidence:
     )
 
 
-def _points(frame: TargetFrame, pixels: Tensor, xyz: Tensor, normals: Tensor, times: list[float] | None) -> Points:
-    """The surface points of some pixels: where they are, or where each view at its time has to look for them."""
-    center = frame.camera.centers.to(xyz)
-    camera_z = frame.depth.reshape(-1)[pixels]
-    focal = float((frame.camera.K[0, 0, 0] * frame.camera.K[0, 1, 1]).sqrt())
-    distance = (xyz - center).square().sum(1).sqrt()  # several times as fast as torch's norm of three
-    if times is None:
-        at, eyes, facing = xyz.T.contiguous()[None], center.T[None], normals.T.contiguous()[None]
-    else:
-        maps_at = frame.back_map(pixels)
-        xyz_columns, normal_columns = xyz.T.contiguous(), normals.T.contiguous()
-        known = {}
-        for time in dict.fromkeys(times):
-            maps = maps_at(time)
-            turned = carried(maps, normal_columns, shift=False)
-            known[time] = carried(maps, xyz_columns), carried(maps, center.T), turned
-        at, eyes, facing = (torch.stack([known[time][i] for time in times]) for i in range(3))
-        facing = unit_columns(facing)
-    fading = frame.flag("deforming").reshape(-1)[pixels].float() / FADE_SECONDS
-    instances = frame.instances.reshape(-1)[pixels].to(torch.int16)
-    source_times = frame.source_times.reshape(-1)[pixels].float()
-    footprints = camera_z / (focal * distance.clamp(min=1e-12))
-    return Points(at, eyes, facing, instances, source_times, fading, footprints)
+@dataclass(frozen=True)
+class _Surface:
+    """Some pixels of a frame and what is seen there."""
+
+    frame: TargetFrame
+    pixels: Tensor  # [n] int64 flat
+    xyz: Tensor  # [n, 3]
+    normals: Tensor  # [n, 3]
+    moved: bool  # where views have to look depends on their times
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def part(self, chosen: slice | Tensor) -> _Surface:
+        return replace(self, pixels=self.pixels[chosen], xyz=self.xyz[chosen], normals=self.normals[chosen])
+
+    def points(self, times: list[float]) -> Points:
+        """The surface points, where they are or where each view has to look for them at its time."""
+        frame, pixels = self.frame, self.pixels
+        center = frame.camera.centers.to(self.xyz)
+        xyz, normals = self.xyz.T.contiguous(), self.normals.T.contiguous()
+        if self.moved:
+            maps_at, known = frame.back_map(pixels), {}
+            for time in dict.fromkeys(times):
+                maps = maps_at(time)
+                turned = unit_columns(carried(maps, normals, shift=False)[None])[0]
+                known[time] = carried(maps, xyz), carried(maps, center.T), turned
+            at, eyes, facing = (torch.stack([known[time][i] for time in times]) for i in range(3))
+        else:
+            at, eyes, facing = xyz[None], center.T[None], normals[None]
+        focal = float((frame.camera.K[0, 0, 0] * frame.camera.K[0, 1, 1]).sqrt())
+        distance = (xyz - center.T).square().sum(0).sqrt()  # several times as fast as torch's norm of three
+        return Points(
+            at,
+            eyes,
+            facing,
+            instances=frame.instances.reshape(-1)[pixels].to(torch.int16),
+            times=frame.source_times.reshape(-1)[pixels].float(),
+            fading=frame.flag("deforming").reshape(-1)[pixels].float() / FADE_SECONDS,
+            footprints=frame.depth.reshape(-1)[pixels] / (focal * distance.clamp(min=1e-12)),
+        )
 
 
-def _ask(prepared: Prepared, rows: Tensor, points: Points, frame: TargetFrame, pixels: Tensor) -> Evidence:
-    """Evidence of the views for the points; see the module's docstring."""
-    every = torch.arange(len(rows), device=rows.device)
+def _ask(prepared: Prepared, rows: Tensor, surface: _Surface) -> Evidence:
+    """Evidence of the views `rows` for the pixels; see the module's docstring."""
     if len(rows) <= ALL_VIEWS:
-        return _weigh(prepared, rows, every, points)
-    width = frame.camera.width
+        return _weigh(prepared, rows, surface)
+    pixels, width = surface.pixels, surface.frame.camera.width
     on_grid = (pixels % width % STRIDE == STRIDE // 2) & (pixels // width % STRIDE == STRIDE // 2)
     sample = on_grid.nonzero()[:, 0]
     if len(sample) < 16:
-        sample = every.new_tensor(range(0, len(pixels), max(1, len(pixels) // 64)))
-    close, counted = _closest(prepared, rows, points.part(sample))
-    evidence = _weigh(prepared, rows, close, points)
-    others = every[~torch.isin(every, close)]
+        sample = torch.arange(0, len(pixels), max(1, len(pixels) // 64), device=pixels.device)
+    close, counted = _closest(prepared, rows, surface.part(sample))
+    evidence = _weigh(prepared, rows[close], surface)
     unseen = (evidence.count == 0).nonzero()[:, 0]
     if len(unseen):
-        more = _weigh(prepared, rows, others, points.part(unseen))
+        more = _weigh(prepared, rows[~close], surface.part(unseen))
         extent = torch.maximum(more.extent, evidence.extent[unseen])
         nearly = more.nearly | evidence.nearly[unseen]
         _store(evidence, unseen, more)
         evidence.extent[unseen], evidence.nearly[unseen] = extent, nearly
-    seen = (evidence.count > 0).nonzero()[:, 0]
-    around = _spread(pixels, pixels[sample], counted, frame)
-    evidence.count[seen] = torch.maximum(evidence.count, around)[seen]
-    return evidence
+    around = _spread(pixels, pixels[sample], counted, surface.frame)
+    found = torch.where(evidence.count > 0, torch.maximum(evidence.count, around), 0)
+    return replace(evidence, count=found)
 
 
-def _closest(prepared: Prepared, rows: Tensor, points: Points) -> tuple[Tensor, Tensor]:
-    """The positions in `rows` of the views that are best for most of the points, and how many see each point.
+def _closest(prepared: Prepared, rows: Tensor, surface: _Surface) -> tuple[Tensor, Tensor]:
+    """Which of the views are best for most of the pixels, bool [S], and how many see each pixel.
 
-    Greedy: each view in turn is the one that adds most to the sum over points of the best weight so far, with half a
-    point's worth for merely seeing what no view so far does.
+    Greedy: each view in turn is the one that adds most to the sum over pixels of the best weight so far, with half a
+    pixel's worth for merely seeing what no view so far does.
     """
     weights, counts = [], []
-    step = max(1, PAIRS // len(rows))
-    every = torch.arange(len(rows), device=rows.device)
-    for first in range(0, len(points.instances), step):
-        pairs = look(prepared, rows, points.part(slice(first, first + step)))
+    for points in _blocks(prepared, rows, surface):
+        pairs = look(prepared, rows, points)
         weights.append(torch.where(pairs.visible, pairs.weight + 0.5, 0.0))
         counts.append(pairs.visible.sum(0))
     weight = torch.cat(weights, 1)
     best = torch.zeros_like(weight[0])
-    chosen: list[int] = []
+    chosen = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     for _ in range(min(CLOSE_VIEWS, len(rows))):
-        gain = (weight - best).clamp(min=0).sum(1)
-        gain[chosen] = -1.0
-        chosen.append(int(gain.argmax()))
-        best = torch.maximum(best, weight[chosen[-1]])
-    return every[sorted(chosen)], torch.cat(counts).int()
+        gain = (weight - best).clamp(min=0).sum(1).masked_fill(chosen, -1.0)
+        view = int(gain.argmax())
+        chosen[view] = True
+        best = torch.maximum(best, weight[view])
+    return chosen, torch.cat(counts).int()
 
 
 def _spread(pixels: Tensor, sample: Tensor, counted: Tensor, frame: TargetFrame) -> Tensor:
@@ -179,17 +193,26 @@ def _spread(pixels: Tensor, sample: Tensor, counted: Tensor, frame: TargetFrame)
     return cells[pixels // width // STRIDE * columns + pixels % width // STRIDE]
 
 
-def _weigh(prepared: Prepared, rows: Tensor, positions: Tensor, points: Points) -> Evidence:
-    """Evidence of the views `rows[positions]`, in blocks of pixels."""
-    chosen, points = rows[positions], points.of_views(positions)
-    n = len(points.instances)
-    if len(chosen) == 0 or n == 0:
-        return _empty(n, points.footprints)
-    step = max(1, PAIRS // len(chosen))
-    blocks = [_reduced(prepared, chosen, points.part(slice(i, i + step))) for i in range(0, n, step)]
+def _weigh(prepared: Prepared, rows: Tensor, surface: _Surface) -> Evidence:
+    """Evidence of all of the views for all of the pixels."""
+    if len(rows) == 0 or len(surface) == 0:
+        return _empty(len(surface), surface.xyz)
+    blocks = [_reduced(prepared, rows, points) for points in _blocks(prepared, rows, surface)]
     if len(blocks) == 1:
         return blocks[0]
     return Evidence(*(torch.cat([getattr(b, f.name) for b in blocks], -1) for f in fields(Evidence)))
+
+
+def _blocks(prepared: Prepared, rows: Tensor, surface: _Surface) -> Iterator[Points]:
+    """The surface's points as the views see them, a block at a time; carried along for several blocks at once."""
+    times = [float(t) for t in prepared.views.times[rows]]
+    block = max(1, PAIRS // len(rows))
+    together = block * CARRIED if surface.moved else len(surface)
+    for first in range(0, len(surface), together):
+        part = surface.part(slice(first, first + together))
+        points = part.points(times)
+        for start in range(0, len(part), block):
+            yield points.part(slice(start, start + block))
 
 
 def _reduced(prepared: Prepared, chosen: Tensor, points: Points) -> Evidence:

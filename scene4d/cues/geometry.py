@@ -6,6 +6,8 @@ depth jumps. All maps have the shape [..., H, W]; depth 0 = none.
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,10 +44,7 @@ def edges(inverse: Tensor) -> Tensor:
 
 def slopes(depth: Tensor, edge: Tensor) -> Tensor:
     """(largest - smallest depth of the 3x3 pixels) / depth: what half a pixel may change. 0 at edges."""
-    planes = depth.reshape(-1, 1, *depth.shape[-2:])
-    largest = F.max_pool2d(planes, 3, 1, 1)
-    smallest = -F.max_pool2d(-planes, 3, 1, 1)
-    spread = (largest - smallest).reshape(depth.shape)
+    spread = largest(depth) + largest(-depth)
     return torch.where(edge, 0.0, spread / depth.masked_fill(depth <= 0, 1.0))
 
 
@@ -56,9 +55,7 @@ def flying(depth: Tensor, edge: Tensor) -> Tensor:
     Estimated depth slides from one surface to the other over a pixel or two; what is as near as the nearest of its 3x3
     neighbours, or as far as the farthest, belongs to a side.
     """
-    planes = depth.reshape(-1, 1, *depth.shape[-2:])
-    farthest = F.max_pool2d(planes, 3, 1, 1).reshape(depth.shape)
-    nearest = -F.max_pool2d(torch.where(planes > 0, -planes, -torch.inf), 3, 1, 1).reshape(depth.shape)
+    farthest, nearest = largest(depth), -largest(torch.where(depth > 0, -depth, -torch.inf))
     between = (depth > nearest * (1 + OF_A_SIDE)) & (depth < farthest * (1 - OF_A_SIDE))
     return (dilate(edge, 1) & between) | (depth <= 0)
 
@@ -88,13 +85,23 @@ def mended(depth: Tensor, instances: Tensor, rounds: int = 2) -> Tensor:
     return found
 
 
+def largest(maps: Tensor, radius: int = 1) -> Tensor:
+    """The largest value within `radius` pixels along rows and columns, of uint8 (on the CPU) or floats."""
+    side, planes = 2 * radius + 1, maps.reshape(-1, *maps.shape[-2:])
+    if maps.device.type == "cpu":  # OpenCV is ten times as fast as torch's pooling there
+        kernel = np.ones((side, side), np.uint8)
+        return torch.from_numpy(np.stack([cv2.dilate(plane, kernel) for plane in planes.numpy()])).reshape(maps.shape)
+    across = F.max_pool2d(planes[:, None], (1, side), 1, (0, radius))
+    return F.max_pool2d(across, (side, 1), 1, (radius, 0)).reshape(maps.shape)
+
+
 def dilate(mask: Tensor, radius: int) -> Tensor:
     """bool: True within `radius` pixels along rows and columns (a square) of a True pixel."""
     if radius <= 0:
         return mask
-    planes, side = mask.reshape(-1, 1, *mask.shape[-2:]).float(), 2 * radius + 1
-    across = F.max_pool2d(planes, (1, side), 1, (0, radius))
-    return (F.max_pool2d(across, (side, 1), 1, (radius, 0)) > 0.5).reshape(mask.shape)
+    if mask.device.type == "cpu":
+        return largest(mask.to(torch.uint8), radius).bool()
+    return largest(mask.float(), radius) > 0.5
 
 
 def nearness(mask: Tensor, reach: int) -> Tensor:
@@ -116,6 +123,5 @@ def completed(depth: Tensor, rounds: int) -> Tensor:
         hole = filled <= 0
         if not bool(hole.any()):
             break
-        grown = F.max_pool2d(filled[None, None], 3, 1, 1)[0, 0]
-        filled = torch.where(hole, grown, filled)
+        filled = torch.where(hole, largest(filled), filled)
     return filled

@@ -59,13 +59,6 @@ class Points:
             self.footprints[chosen],
         )
 
-    def of_views(self, rows: Tensor) -> Points:
-        """For the views with the indices `rows` among all for which the points were carried along."""
-        xyz = self.xyz if self.xyz.shape[0] == 1 else self.xyz[rows]
-        eyes = self.eyes if self.eyes.shape[0] == 1 else self.eyes[rows]
-        normals = self.normals if self.normals.shape[0] == 1 else self.normals[rows]
-        return Points(xyz, eyes, normals, self.instances, self.times, self.fading, self.footprints)
-
 
 @dataclass(frozen=True)
 class Pairs:

@@ -11,7 +11,7 @@ import torch
 from renderers import Cameras
 from scene4d.cues import evidence as evidence_module
 from scene4d.cues.evidence import gather_evidence
-from scene4d.cues.geometry import bends, completed, edges, flying, inverse_depth, mended, slopes
+from scene4d.cues.geometry import bends, completed, dilate, edges, flying, inverse_depth, largest, mended, slopes
 from scene4d.cues.sources import SourceViews, VisibilityOptions, prepare
 from scene4d.cues.target import TargetFrame, stay, surface_normals, surface_points
 from scene4d.cues.visibility import BEHIND, Points, extents, look
@@ -109,6 +109,17 @@ def test_depth_between_two_sides_flies_and_is_mended_by_its_own_instance() -> No
     lone = depth.clone()
     lone[:, 19] = 2.7  # nearer to the far side in depth, of the near side by its instance
     assert (mended(lone, ids)[:, 19] == 2.0).all() and (mended(lone, torch.zeros(H, W))[:, 19] == 3.0).all()
+
+
+def test_largest_of_a_neighbourhood_is_that_of_pooling() -> None:
+    maps = torch.randn(2, 20, 30, generator=torch.Generator().manual_seed(0))
+    for radius in (1, 3):
+        pooled = torch.nn.functional.max_pool2d(maps[:, None], 2 * radius + 1, 1, radius)[:, 0]
+        assert torch.equal(largest(maps, radius), pooled)
+        assert torch.equal(
+            dilate(maps > 2, radius),
+            torch.nn.functional.max_pool2d((maps > 2)[:, None].float(), 2 * radius + 1, 1, radius)[:, 0] > 0,
+        )
 
 
 def test_slope_is_the_range_of_the_nine_pixels_over_depth() -> None:
