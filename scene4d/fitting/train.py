@@ -40,7 +40,7 @@ from scene4d.scene import Scene4D
 
 REFINE_EVERY = 100  # steps
 REFINE_FROM, REFINE_TO = 0.04, 0.75  # shares of the steps
-FULL_EVERY = 4  # steps: the others look only at what moves, once all frames have joined
+FULL_EVERY = 4  # steps: the others look only at what moves, where that can be
 SKINNING_EVERY = 8  # steps; it costs as much as a small picture
 NOISE_EVERY = 4  # steps: variances add up
 NOISE = 5e5  # of the learning rate of the means (3DGS-MCMC)
@@ -282,7 +282,9 @@ class Fit:
         """Weighted; None where it is not due. Flow shows the way at first; pictures are more exact in the end."""
         view = look.view
         weight = self.settings.weight_tracks * (1 - 2 * self.step / self.settings.steps) * EVERY
-        if weight <= 0 or self.step % EVERY or self.model.rig is None:
+        if (
+            weight <= 0 or self.step % EVERY or self.model.rig is None or look.rows is not None
+        ):  # flow is of whole pictures
             return None
         other = self.tracks.neighbour(view, self.chance(self.step, salt=7))
         if other is None:
